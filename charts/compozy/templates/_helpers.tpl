@@ -1,0 +1,88 @@
+{{- /* Everything is called <release>-<component>. */ -}}
+{{- define "compozy.name" -}}
+{{- printf "%s-%s" (.root.Release.Name | trunc 40 | trimSuffix "-") .component }}
+{{- end }}
+
+{{- define "compozy.selectorLabels" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "compozy.labels" -}}
+{{ include "compozy.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: compozy
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "compozy.image" -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "compozy.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "compozy.name" (dict "root" . "component" "operator")) }}
+{{- end }}
+
+{{- /* Pod Security "restricted", for every pod of this chart. */ -}}
+{{- define "compozy.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "compozy.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* Where a pod may run: takes the values that hold the fields. */ -}}
+{{- define "compozy.scheduling" -}}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with index $ $field }}
+{{ $field }}: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "compozy.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "compozy.nats.url" -}}
+{{- if .Values.nats.enabled -}}
+nats://{{ include "compozy.name" (dict "root" . "component" "nats") }}.{{ .Release.Namespace }}.svc:4222
+{{- else -}}
+{{ .Values.nats.external.url }}
+{{- end }}
+{{- end }}
+
+{{- /* The Secret that holds a NATS user's name and password; empty if there is none. */ -}}
+{{- define "compozy.nats.operatorSecret" -}}
+{{- if .Values.nats.enabled -}}
+{{ .Values.nats.credentials.operatorSecret | default (include "compozy.name" (dict "root" . "component" "nats-operator")) }}
+{{- else -}}
+{{ .Values.nats.external.existingSecret }}
+{{- end }}
+{{- end }}
+
+{{- define "compozy.nats.subscriberSecret" -}}
+{{ .Values.nats.credentials.subscriberSecret | default (include "compozy.name" (dict "root" . "component" "nats-subscriber")) }}
+{{- end }}
+
+{{- define "compozy.nats.eventStream" -}}
+{{ upper .Values.nats.prefix }}_EVENTS
+{{- end }}
+
+{{- /* Annotations of what lives only while the release is uninstalled; takes its place in the order. */ -}}
+{{- define "compozy.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ quote . }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
