@@ -1,3 +1,5 @@
 //! compozy-operator: workflows as Kubernetes resources, run as pods, mirrored to NATS JetStream.
 //!
 //! Data goes one way: watch → index → decide → apply → mirror. `ARCHITECTURE.md` is the map.
+
+pub mod api;

@@ -1,0 +1,54 @@
+//! The custom resources of group `compozy.dev`, as types. No tokio, no client, no clock.
+//!
+//! A doc comment here becomes the CRD's description and so the text of `kubectl explain`.
+//! Defaults live in code (`effective` functions), never in the CRD: an upgrade adding one would
+//! change every live spec and with it the pinned spec hash.
+
+mod condition;
+pub mod crd;
+mod error;
+mod pod_template;
+mod retry;
+mod schema;
+mod task_execution;
+mod time;
+mod transition;
+mod workflow;
+
+pub use condition::{Condition, ConditionStatus, FINISHED, SUCCEEDED};
+pub use error::{ErrorCode, ErrorInfo};
+pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
+pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
+pub use task_execution::{
+    AttemptRecord, FailureClass, Failures, Stop, Stopping, TaskExecution, TaskExecutionSpec,
+    TaskExecutionStatus, TaskPhase, WorkflowRef,
+};
+pub use time::{Duration, Time};
+pub use transition::{
+    MirrorPosition, TaskEvent, TaskTransition, WorkflowEvent, WorkflowTransition,
+};
+pub use workflow::{
+    Cancel, FailurePolicy, OnFailure, RunPhase, Task, TaskDefaults, TaskRow, Workflow,
+    WorkflowSpec, WorkflowStatus,
+};
+
+/// The API group of every custom resource.
+pub const GROUP: &str = "compozy.dev";
+/// The API version written and served.
+pub const VERSION: &str = "v1alpha1";
+
+/// Label: name of the workflow that a child belongs to.
+pub const LABEL_WORKFLOW: &str = "compozy.dev/workflow";
+/// Label: UID of the workflow that a child belongs to.
+pub const LABEL_WORKFLOW_UID: &str = "compozy.dev/workflow-uid";
+/// Label: name of the task that a child runs.
+pub const LABEL_TASK: &str = "compozy.dev/task";
+/// Label on pods: number of the attempt, from 1.
+pub const LABEL_ATTEMPT: &str = "compozy.dev/attempt";
+/// Prefix of labels and annotations that only the operator writes.
+pub const RESERVED_PREFIX: &str = "compozy.dev/";
+
+/// Finalizer on workflows and task executions: held until every state event is in NATS.
+pub const FINALIZER_EVENTS: &str = "compozy.dev/event-mirror";
+/// Finalizer on pods: held until the task execution's status has the attempt's result.
+pub const FINALIZER_OUTCOME: &str = "compozy.dev/outcome";

@@ -1,0 +1,305 @@
+//! `Workflow`: one run.
+
+use k8s_openapi::api::core::v1::Container;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, RetryPolicy, Time,
+    WorkflowTransition,
+};
+
+/// What a run does. Immutable after creation, except `cancel`.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "compozy.dev",
+    version = "v1alpha1",
+    kind = "Workflow",
+    plural = "workflows",
+    shortname = "cw",
+    category = "compozy",
+    namespaced,
+    status = "WorkflowStatus",
+    derive = "PartialEq",
+    doc = "One run of a graph of tasks. Its UID is the workflow_exec_id of its events.",
+    validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-', no dots (it becomes part of NATS subjects)"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Done", type_ = "string", json_path = ".status.done", description = "tasks ended / tasks in all"),
+    printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+)]
+#[x_kube(
+    validation = Rule::new("has(self.inputs) == has(oldSelf.inputs) && (!has(self.inputs) || self.inputs == oldSelf.inputs)")
+        .message("spec.inputs is immutable: delete the workflow and create it anew").field_path(".inputs"),
+    validation = Rule::new("self.tasks == oldSelf.tasks")
+        .message("spec.tasks is immutable: delete the workflow and create it anew").field_path(".tasks"),
+    validation = Rule::new("has(self.outputs) == has(oldSelf.outputs) && (!has(self.outputs) || self.outputs == oldSelf.outputs)")
+        .message("spec.outputs is immutable: delete the workflow and create it anew").field_path(".outputs"),
+    validation = Rule::new("has(self.parallelism) == has(oldSelf.parallelism) && (!has(self.parallelism) || self.parallelism == oldSelf.parallelism)")
+        .message("spec.parallelism is immutable: delete the workflow and create it anew").field_path(".parallelism"),
+    validation = Rule::new("has(self.failurePolicy) == has(oldSelf.failurePolicy) && (!has(self.failurePolicy) || self.failurePolicy == oldSelf.failurePolicy)")
+        .message("spec.failurePolicy is immutable: delete the workflow and create it anew").field_path(".failurePolicy"),
+    validation = Rule::new("has(self.timeout) == has(oldSelf.timeout) && (!has(self.timeout) || self.timeout == oldSelf.timeout)")
+        .message("spec.timeout is immutable: delete the workflow and create it anew").field_path(".timeout"),
+    validation = Rule::new("has(self.taskDefaults) == has(oldSelf.taskDefaults) && (!has(self.taskDefaults) || self.taskDefaults == oldSelf.taskDefaults)")
+        .message("spec.taskDefaults is immutable: delete the workflow and create it anew").field_path(".taskDefaults"),
+    validation = Rule::new("has(self.podTemplate) == has(oldSelf.podTemplate) && (!has(self.podTemplate) || self.podTemplate == oldSelf.podTemplate)")
+        .message("spec.podTemplate is immutable: delete the workflow and create it anew").field_path(".podTemplate"),
+    validation = Rule::new("!has(oldSelf.cancel) || has(self.cancel)")
+        .message("spec.cancel cannot be withdrawn").field_path(".cancel"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkflowSpec {
+    /// Data for expressions: any JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::any_object")]
+    pub inputs: Option<Map<String, Value>>,
+
+    /// At most so many task executions under way at once. Default 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5000))]
+    pub parallelism: Option<u32>,
+
+    /// The longest time that the run may take; then what runs is ended and the phase is TimedOut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+
+    /// What a failed task means for the others. Default FailFast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_policy: Option<FailurePolicy>,
+
+    /// Ends the run: what runs is stopped, the phase becomes Cancelled. Cannot be withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<Cancel>,
+
+    /// For tasks that do not say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_defaults: Option<TaskDefaults>,
+
+    /// For every executor pod of the run; a task's own comes on top.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
+
+    /// The tasks: at most 5,000.
+    #[schemars(length(min = 1, max = 5000), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tasks: Vec<Task>,
+
+    /// The run's outputs: any JSON object; strings may hold expressions over the tasks' outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::any_object")]
+    pub outputs: Option<Map<String, Value>>,
+}
+
+/// One step of the graph.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.container)").message("a task needs exactly one of: container"))]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    /// The task's name, unique in the workflow: a DNS label.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+
+    /// Runs the task as a pod with this container. `image`, `command`, `args` and `env` values
+    /// may hold expressions. Outputs: one JSON object in the file that $COMPOZY_OUTPUTS names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::container")]
+    pub container: Option<Container>,
+
+    /// Starts after these tasks succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 5000),
+        inner(length(min = 1, max = 63)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub depends_on: Vec<String>,
+
+    /// The task's inputs: any JSON, strings may hold expressions; at most 256 KiB once resolved.
+    /// The container finds them as a file that $COMPOZY_INPUTS names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::any_value")]
+    pub with: Option<Value>,
+
+    /// Retries when the task fails by its own fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+
+    /// Retries when an attempt ends by no fault of the task: eviction, preemption, a lost node,
+    /// a pod deleted by somebody. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub infrastructure_retries: Option<u32>,
+
+    /// How long an image may be waited for. Default 10m; then the task fails with IMAGE_PULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_timeout: Option<Duration>,
+
+    /// The longest that one attempt may run, from its container's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+
+    /// The longest that the task may take as a whole: waiting, attempts and back-off included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+
+    /// Whether the task's failure fails the run. Default Fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
+
+    /// For this task's pods, on top of the workflow's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
+}
+
+/// Values for tasks that do not set them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskDefaults {
+    /// See `tasks[].retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// See `tasks[].infrastructureRetries`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 50))]
+    pub infrastructure_retries: Option<u32>,
+    /// See `tasks[].imagePullTimeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_timeout: Option<Duration>,
+    /// See `tasks[].timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// See `tasks[].deadline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+}
+
+/// What a failed task means for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailurePolicy {
+    /// Nothing new starts; what runs may finish.
+    #[default]
+    FailFast,
+    /// Tasks that do not depend on the failed one go on.
+    Complete,
+}
+
+/// Whether a task's failure fails the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFailure {
+    /// It does.
+    #[default]
+    Fail,
+    /// It counts as success for dependents and for the run.
+    Continue,
+}
+
+/// The wish to end a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancel {
+    /// Why; carried into the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+}
+
+/// Where a run is. The last four are final.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunPhase {
+    /// Not looked at yet.
+    #[default]
+    Pending,
+    /// Tasks start as they may.
+    Running,
+    /// The decision to end is taken; tasks still end.
+    Stopping,
+    /// Ended well.
+    Succeeded,
+    /// Ended by a failure.
+    Failed,
+    /// Ended by a wish.
+    Cancelled,
+    /// Ended by its `timeout`.
+    TimedOut,
+}
+
+impl RunPhase {
+    /// Whether nothing can follow.
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            RunPhase::Succeeded | RunPhase::Failed | RunPhase::Cancelled | RunPhase::TimedOut
+        )
+    }
+}
+
+/// What the operator sees of a run. Written by the operator alone.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.phase) || !(oldSelf.phase in ['Succeeded', 'Failed', 'Cancelled', 'TimedOut']) || (has(self.phase) && self.phase == oldSelf.phase)")
+        .message("a final phase is final")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkflowStatus {
+    /// Where the run is.
+    #[serde(default)]
+    pub phase: RunPhase,
+    /// `Succeeded` and `Finished`, for `kubectl wait`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The generation of the spec that this was written for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Fingerprint of the immutable part of the spec, pinned when the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_hash: Option<String>,
+    /// When the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When the final phase was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// From start to end, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Duration>,
+    /// What to know at a glance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Tasks ended / tasks in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+    /// One row a task; above 500 tasks only the failed ones and those under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub tasks: Vec<TaskRow>,
+    /// The run's outputs, once it succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::any_object")]
+    pub outputs: Option<Value>,
+    /// Why the run failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
+    /// The outbox of events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub transitions: Vec<WorkflowTransition>,
+    /// How far the events are in NATS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorPosition>,
+}
+
+/// A task's state at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRow {
+    /// The task's name.
+    pub name: String,
+    /// Waiting, Skipped, or the phase of its task execution.
+    pub phase: String,
+}
