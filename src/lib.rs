@@ -3,3 +3,4 @@
 //! Data goes one way: watch → index → decide → apply → mirror. `ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod ports;

@@ -1,0 +1,15 @@
+//! What the operator needs of the outside, as traits, and the adapters that meet them for real.
+//!
+//! Everything that a simulation must control goes through here: the message bus, the time and chance.
+
+pub mod bus;
+pub mod clock;
+pub mod ids;
+mod jetstream;
+pub mod nats;
+mod nats_log;
+
+pub use bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
+pub use clock::{Clock, SystemClock};
+pub use ids::{Ids, RandomIds};
+pub use nats::{NatsBus, NatsOptions, StreamOptions};
