@@ -1,5 +1,8 @@
 //! The bus against a real NATS server: the conditions of appending, the stream, and what happens when the server is away.
 
+// A test's helpers fail the test the same way as the test itself.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod nats;
 
 use std::time::{Duration, Instant};
