@@ -1,0 +1,75 @@
+"""The installed charts: where things are, and taking them away and bringing them back."""
+
+import base64
+import os
+from pathlib import Path
+
+from . import cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+SPACE = "compozy-system"
+RELEASE = "compozy"
+OPERATOR = f"deployment/{RELEASE}-operator"
+NATS = f"statefulset/{RELEASE}-nats"
+LEASE = "compozy-operator"
+
+
+def installed(release):
+    return release in cluster.run("helm", "-n", SPACE, "list", "-q").split()
+
+
+def install(values="{}"):
+    """Installs what is not there; `values` is JSON or YAML for the operator's chart."""
+    for release, given in (("compozy-crds", "{}"), (RELEASE, values)):
+        if not installed(release):
+            cluster.run(
+                "helm", "-n", SPACE, "upgrade", "--install", "--create-namespace", "--wait", "--timeout", "3m",
+                release, str(ROOT / "charts" / release), "--values", "-", stdin=given, timeout=200,
+            )  # fmt: skip
+    cluster.kubectl("-n", SPACE, "rollout", "status", OPERATOR, "--timeout=120s", timeout=130)
+    cluster.kubectl("-n", SPACE, "rollout", "status", NATS, "--timeout=120s", timeout=130)
+
+
+def scale(what, replicas):
+    """Scales, and waits until all is there or all is gone."""
+    cluster.kubectl("-n", SPACE, "scale", what, f"--replicas={replicas}")
+    if replicas:
+        cluster.kubectl("-n", SPACE, "rollout", "status", what, "--timeout=90s", timeout=100)
+    else:
+        component = what.rsplit("-", 1)[1]
+        cluster.kubectl(
+            "-n", SPACE, "wait", "--for=delete", "pod", "--timeout=90s", timeout=100,
+            *("-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component={component}"),
+        )  # fmt: skip
+
+
+def secret(user):
+    """Name and password of a NATS user: operator or subscriber."""
+    data = cluster.get("-n", SPACE, "secret", f"{RELEASE}-nats-{user}")["data"]
+    return base64.b64decode(data["username"]).decode(), base64.b64decode(data["password"]).decode()
+
+
+def nats_url():
+    """NATS at its service address, which this machine reaches as a node does."""
+    address = cluster.get("-n", SPACE, "service", f"{RELEASE}-nats")["spec"]["clusterIP"]
+    return f"nats://{address}:4222"
+
+
+def operator_log(lines=60):
+    """The end of the installed operator's log, or why there is none."""
+    try:
+        return cluster.kubectl("-n", SPACE, "logs", OPERATOR, f"--tail={lines}", timeout=20)
+    except cluster.Refused as refused:
+        return refused.stderr
+
+
+def operator_binary():
+    """The operator for this machine: $COMPOZY_OPERATOR_BIN, or what cargo built last for the image or here."""
+    if given := os.environ.get("COMPOZY_OPERATOR_BIN"):
+        return given
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compozy-operator"
+    target = Path(os.environ.get("CARGO_TARGET_DIR", Path(os.environ.get("COMPOZY_CACHE", cache)) / "target"))
+    kinds = ["x86_64-unknown-linux-gnu/release", "release", "debug"]
+    found = [target / kind / "operator" for kind in kinds if (target / kind / "operator").exists()]
+    assert found, f"no operator binary under {target}: run `make images` or set COMPOZY_OPERATOR_BIN"
+    return str(max(found, key=lambda path: path.stat().st_mtime))

@@ -1,0 +1,34 @@
+"""Workflows as a test writes them: short."""
+
+IMAGE = "busybox:1.36"
+
+# Waits until it is told to stop. A shell that is process 1 would ignore TERM.
+HANG = "trap 'exit 143' TERM; sleep 600 & wait"
+# Hangs in its first attempt, succeeds in the next.
+HANG_ONCE = f'[ "$COMPOZY_ATTEMPT" != 1 ] || {{ {HANG}; }}'
+
+
+def workflow(name, *tasks, **spec):
+    """A workflow of these tasks; further fields of its spec by name."""
+    return {
+        "apiVersion": "compozy.dev/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": name},
+        "spec": {**spec, "tasks": list(tasks)},
+    }
+
+
+def task(name, script="true", container=None, **fields):
+    """A task that runs a shell script; `container` adds to its container, further fields to the task."""
+    base = {"image": IMAGE, "command": ["sh", "-c", script]}
+    return {"name": name, "container": {**base, **(container or {})}, **fields}
+
+
+def env(**values):
+    """Environment variables as a container has them."""
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def retry(attempts, initial="100ms"):
+    """A retry policy without a random part."""
+    return {"maxAttempts": attempts, "backoff": {"initial": initial, "factor": 2, "jitter": 0}}
