@@ -36,3 +36,10 @@ remove_mounts() {
   awk -v dir="$COMPOZY_CLUSTER/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort --reverse |
     while read -r mount; do umount --lazy "$mount"; done
 }
+
+# What the kubelet and the CNI plugins note about our pods in places that cannot be set.
+remove_records() {
+  find /var/log/containers -lname "$COMPOZY_CLUSTER/*" -delete 2>/dev/null || true
+  grep --recursive --files-with-matches --fixed-strings --null "$COMPOZY_CLUSTER/" /var/lib/cni/results 2>/dev/null |
+    xargs --null --no-run-if-empty rm -f
+}

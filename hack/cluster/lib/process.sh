@@ -1,40 +1,42 @@
 # shellcheck shell=bash
-# Long-running programs of the cluster, each known by a pid file. After a crash or a reboot the number in it may belong
-# to somebody else, so it counts only while /proc shows a command line that names our state directory.
+# Long-running programs of the cluster, each known by a file with its pid and one with its command line. After a crash or
+# a reboot the pid may belong to somebody else: it counts only while /proc shows that very command line.
 
 pid_of() { # name
-  local pid
-  pid=$(cat "$COMPOZY_CLUSTER/run/$1.pid" 2>/dev/null) || return 1
-  grep --quiet --fixed-strings --no-messages "$COMPOZY_CLUSTER/" "/proc/$pid/cmdline" || return 1
+  local pid run=$COMPOZY_CLUSTER/run
+  pid=$(cat "$run/$1.pid" 2>/dev/null) || return 1
+  cmp --quiet "$run/$1.command" "/proc/$pid/cmdline" 2>/dev/null || return 1
   echo "$pid"
 }
 
 # Runs a program in the background, unless this very command runs already. One that runs with other arguments, or from
 # a binary that was replaced since, is stopped first.
 ensure_running() { # name command...
-  local name=$1 pid
+  local name=$1 pid run=$COMPOZY_CLUSTER/run
   shift
   if pid=$(pid_of "$name"); then
     [[ $(readlink "/proc/$pid/exe") == "$(readlink --canonicalize "$1")" ]] &&
-      printf '%s\0' "$@" | cmp --quiet - "/proc/$pid/cmdline" && return
+      printf '%s\0' "$@" | cmp --quiet - "$run/$name.command" && return
     stop "$name"
   fi
-  mkdir -p "$COMPOZY_CLUSTER"/{run,log}
-  setsid "$@" >>"$COMPOZY_CLUSTER/log/$name.log" 2>&1 </dev/null 9>&- &
-  echo $! >"$COMPOZY_CLUSTER/run/$name.pid"
+  mkdir -p "$run" "$COMPOZY_CLUSTER/log"
+  printf '%s\0' "$@" >"$run/$name.command"
+  # The descriptors of locks stay here: what runs on must not hold them.
+  setsid "$@" >>"$COMPOZY_CLUSTER/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+  echo $! >"$run/$name.pid"
 }
 
 stop() { # name
-  local pid
+  local pid run=$COMPOZY_CLUSTER/run
   if pid=$(pid_of "$1"); then end_process "$pid"; fi
-  rm -f "$COMPOZY_CLUSTER/run/$1.pid"
+  rm -f "$run/$1.pid" "$run/$1.command"
 }
 
-# Asks a process to end, and ends it after ten seconds.
+# Asks a process to end, and ends it after three seconds.
 end_process() { # pid
   local _
   kill "$1" 2>/dev/null || return 0
-  for _ in {1..100}; do
+  for _ in {1..30}; do
     kill -0 "$1" 2>/dev/null || return 0
     sleep 0.1
   done
