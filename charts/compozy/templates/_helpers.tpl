@@ -9,6 +9,12 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{- /* Of a pod: nothing that would restart it with every new chart. */ -}}
+{{- define "compozy.podLabels" -}}
+{{ include "compozy.selectorLabels" . }}
+app.kubernetes.io/part-of: compozy
+{{- end }}
+
 {{- define "compozy.labels" -}}
 {{ include "compozy.selectorLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -40,18 +46,15 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* Where a pod may run: takes the values that hold the fields. */ -}}
-{{- define "compozy.scheduling" -}}
+{{- /* Where a pod may run and how its image is pulled: lines for its spec, or none. */ -}}
+{{- define "compozy.placement" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
-{{- with index $ $field }}
-{{ $field }}: {{ toYaml . | nindent 2 }}
+{{- with index $.values $field }}
+{{ $field }}: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "compozy.pullSecrets" -}}
-{{- with .Values.imagePullSecrets }}
-imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
