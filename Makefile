@@ -1,0 +1,41 @@
+# What one can do here; `make` lists it. The work is in hack/. Everything built or downloaded goes to $COMPOZY_CACHE,
+# ~/.cache/compozy-operator by default.
+
+.DEFAULT_GOAL := help
+COMPOZY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/compozy-operator
+export COMPOZY_CACHE
+export CARGO_TARGET_DIR ?= $(COMPOZY_CACHE)/target
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo demo-down
+demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour the first time, then under a minute
+	@hack/demo
+demo-down: cluster-down ## Remove what the demo started
+
+.PHONY: test unit e2e lint
+test: unit e2e ## Every test
+unit: ## Tests without root or a cluster
+	cargo test --locked
+e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
+	@hack/e2e $(PYTEST)
+lint: ## Every static check
+	@hack/lint
+
+.PHONY: cluster-up cluster-down kubeconfig
+cluster-up: ## Start Kubernetes on this machine, or what of it does not run
+	@hack/cluster/up
+cluster-down: ## Stop it and remove its state
+	@hack/cluster/down
+kubeconfig: ## Print the path of its kubeconfig: export KUBECONFIG=$(make -s kubeconfig)
+	@echo $(COMPOZY_CACHE)/cluster/admin.conf
+
+.PHONY: images install crds
+images: cluster-up ## Build the images and import them into the cluster
+	@hack/images
+install: images ## Install or upgrade operator and NATS with helm
+	@hack/install
+crds: ## Generate the custom resource definitions from the Rust types
+	@hack/crds
