@@ -79,8 +79,9 @@ nats://{{ include "compozy.name" (dict "root" . "component" "nats") }}.{{ .Relea
 {{ .Values.nats.credentials.subscriberSecret | default (include "compozy.name" (dict "root" . "component" "nats-subscriber")) }}
 {{- end }}
 
+{{- /* As the operator names it. */ -}}
 {{- define "compozy.nats.eventStream" -}}
-{{ upper .Values.nats.prefix }}_EVENTS
+{{ .Values.nats.prefix | replace "." "_" | upper }}_EVENTS
 {{- end }}
 
 {{- /* Annotations of what lives only while the release is uninstalled; takes its place in the order. */ -}}
