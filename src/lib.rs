@@ -3,4 +3,5 @@
 //! Data goes one way: watch → index → decide → apply → mirror. `ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod events;
 pub mod ports;

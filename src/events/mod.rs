@@ -1,0 +1,19 @@
+//! The event protocol: what is said about a change of state, where, and in which order. No I/O.
+//!
+//! `status.transitions` of an object is its outbox. [`Object`] turns each transition into a message (a CloudEvent in
+//! binary mode), and [`Chain`] decides which message goes next, whatever the stream answers.
+
+mod chain;
+mod data;
+mod message;
+mod names;
+mod outbox;
+pub mod payload;
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Chain, Next, Step};
+pub use data::TransitionData;
+pub use message::Event;
+pub use names::{Entity, Subjects};
+pub use outbox::Object;

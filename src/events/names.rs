@@ -1,0 +1,117 @@
+//! Names of entities and events, and the subjects made of them.
+
+use crate::api::{TaskEvent, WorkflowEvent};
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Entity {
+    /// A run.
+    Workflow,
+    /// A task execution.
+    Task,
+}
+
+impl Entity {
+    /// The entity as a token of subjects and types.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Entity::Workflow => "workflow",
+            Entity::Task => "task",
+        }
+    }
+}
+
+/// The last token of a workflow event's subject.
+pub(super) const fn workflow_event(event: WorkflowEvent) -> &'static str {
+    match event {
+        WorkflowEvent::Started => "started",
+        WorkflowEvent::Completed => "completed",
+        WorkflowEvent::Failed => "failed",
+        WorkflowEvent::Cancelled => "cancelled",
+        WorkflowEvent::TimedOut => "timed_out",
+    }
+}
+
+/// The last token of a task event's subject.
+pub(super) const fn task_event(event: TaskEvent) -> &'static str {
+    match event {
+        TaskEvent::Scheduled => "scheduled",
+        TaskEvent::Started => "started",
+        TaskEvent::Completed => "completed",
+        TaskEvent::Failed => "failed",
+        TaskEvent::RetryScheduled => "retry_scheduled",
+        TaskEvent::Cancelled => "cancelled",
+    }
+}
+
+/// Subjects under the installation's prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects {
+    prefix: String,
+}
+
+impl Subjects {
+    /// Subjects that begin with `prefix`.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// Where an event of an object goes.
+    pub fn event(&self, entity: Entity, uid: &str, event: &str) -> String {
+        format!(
+            "{}.events.{}.instance.{uid}.{event}",
+            self.prefix,
+            entity.as_str()
+        )
+    }
+
+    /// All events of an object: its chain.
+    pub fn chain(&self, entity: Entity, uid: &str) -> String {
+        self.event(entity, uid, "*")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_tokens_are_those_of_the_resources() {
+        let workflow = [
+            WorkflowEvent::Started,
+            WorkflowEvent::Completed,
+            WorkflowEvent::Failed,
+            WorkflowEvent::Cancelled,
+            WorkflowEvent::TimedOut,
+        ];
+        for event in workflow {
+            assert_eq!(serde_json::to_value(event).unwrap(), workflow_event(event));
+        }
+        let task = [
+            TaskEvent::Scheduled,
+            TaskEvent::Started,
+            TaskEvent::Completed,
+            TaskEvent::Failed,
+            TaskEvent::RetryScheduled,
+            TaskEvent::Cancelled,
+        ];
+        for event in task {
+            assert_eq!(serde_json::to_value(event).unwrap(), task_event(event));
+        }
+    }
+
+    #[test]
+    fn subjects_are_those_of_the_flow_documents() {
+        let subjects = Subjects::new("compozy");
+        assert_eq!(
+            subjects.event(Entity::Task, "u-1", "scheduled"),
+            "compozy.events.task.instance.u-1.scheduled"
+        );
+        assert_eq!(
+            subjects.chain(Entity::Workflow, "u-2"),
+            "compozy.events.workflow.instance.u-2.*"
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! From objects to events: each transition, with what spec and status know, is one event.
+
+use serde_json::{Map, Value};
+
+use super::data::TransitionData;
+use super::message::Event;
+use super::names::{Entity, Subjects, task_event, workflow_event};
+use super::payload::{
+    About, AboutTask, Cancelled, Completed, Details, Retries, TaskFailed, TaskRetryScheduled,
+    TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted, WorkflowTimedOut,
+};
+use crate::api::{
+    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskTransition, Time, VERSION, Workflow,
+    WorkflowEvent, WorkflowTransition,
+};
+
+/// An object whose changes of state are told as events.
+#[derive(Debug, Clone, Copy)]
+pub enum Object<'a> {
+    /// A run.
+    Workflow(&'a Workflow),
+    /// A task execution.
+    Task(&'a TaskExecution),
+}
+
+impl<'a> Object<'a> {
+    /// Its UID; the API server gives one to every object.
+    pub fn uid(self) -> &'a str {
+        let meta = match self {
+            Object::Workflow(workflow) => &workflow.metadata,
+            Object::Task(task) => &task.metadata,
+        };
+        meta.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The subjects of all its events.
+    pub fn chain(self, subjects: &Subjects) -> String {
+        subjects.chain(self.entity(), self.uid())
+    }
+
+    /// How far its status says that the mirror is. It may be further.
+    pub fn position(self) -> Option<&'a MirrorPosition> {
+        match self {
+            Object::Workflow(workflow) => workflow.status.as_ref()?.mirror.as_ref(),
+            Object::Task(task) => task.status.as_ref()?.mirror.as_ref(),
+        }
+    }
+
+    /// Sequence and time of every change of state that it still knows, in order.
+    pub fn history(self) -> Vec<(u64, Time)> {
+        match self {
+            Object::Workflow(workflow) => {
+                let transitions = workflow
+                    .status
+                    .iter()
+                    .flat_map(|status| &status.transitions);
+                transitions
+                    .map(|transition| (transition.seq, transition.at))
+                    .collect()
+            }
+            Object::Task(task) => {
+                let transitions = task.status.iter().flat_map(|status| &status.transitions);
+                let told = transitions.map(|transition| (transition.seq, transition.at));
+                std::iter::once((1, created(task))).chain(told).collect()
+            }
+        }
+    }
+
+    /// The sequence of its last change of state; 0 if it has none yet.
+    pub fn newest(self) -> u64 {
+        self.history().last().map_or(0, |(sequence, _)| *sequence)
+    }
+
+    /// The event of the change of state with this sequence, if it still knows it.
+    pub fn event(self, sequence: u64, subjects: &Subjects) -> Option<Event> {
+        let (name, about, details) = match self {
+            Object::Workflow(workflow) => {
+                let transitions = &workflow.status.as_ref()?.transitions;
+                let transition = transitions.iter().find(|known| known.seq == sequence)?;
+                workflow_details(workflow, transition)
+            }
+            Object::Task(task) if sequence == 1 => scheduled(task),
+            Object::Task(task) => {
+                let transitions = &task.status.as_ref()?.transitions;
+                let transition = transitions.iter().find(|known| known.seq == sequence)?;
+                task_details(task, transition)
+            }
+        };
+        Some(Event::new(
+            subjects,
+            self.entity(),
+            name,
+            about,
+            details,
+            self.path(),
+        ))
+    }
+
+    fn entity(self) -> Entity {
+        match self {
+            Object::Workflow(_) => Entity::Workflow,
+            Object::Task(_) => Entity::Task,
+        }
+    }
+
+    fn path(self) -> String {
+        let (meta, plural) = match self {
+            Object::Workflow(workflow) => (&workflow.metadata, "workflows"),
+            Object::Task(task) => (&task.metadata, "taskexecutions"),
+        };
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let name = meta.name.as_deref().unwrap_or_default();
+        format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{plural}/{name}")
+    }
+}
+
+fn workflow_details(
+    workflow: &Workflow,
+    transition: &WorkflowTransition,
+) -> (&'static str, About, Details) {
+    let spec = &workflow.spec;
+    let status = workflow.status.as_ref();
+    let data = TransitionData::of(transition.data.as_ref());
+    let details = match transition.event {
+        WorkflowEvent::Started => Details::WorkflowStarted(WorkflowStarted {
+            inputs: spec.inputs.clone().unwrap_or_default(),
+        }),
+        WorkflowEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
+        WorkflowEvent::Failed => {
+            let error = data.error.or_else(|| status?.error.clone());
+            Details::WorkflowFailed(WorkflowFailed {
+                error: error.into(),
+            })
+        }
+        WorkflowEvent::Cancelled => {
+            cancelled(data.reason.or_else(|| spec.cancel.as_ref()?.reason.clone()))
+        }
+        WorkflowEvent::TimedOut => Details::WorkflowTimedOut(WorkflowTimedOut {
+            timeout_duration_ms: spec.timeout.map_or(0, |timeout| timeout.millis()),
+        }),
+    };
+    let meta = &workflow.metadata;
+    let about = About {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        workflow_id: meta.name.clone().unwrap_or_default(),
+        workflow_exec_id: meta.uid.clone().unwrap_or_default(),
+        task: None,
+        sequence: transition.seq,
+        timestamp: transition.at,
+    };
+    (workflow_event(transition.event), about, details)
+}
+
+fn task_details(
+    task: &TaskExecution,
+    transition: &TaskTransition,
+) -> (&'static str, About, Details) {
+    let status = task.status.as_ref();
+    let data = TransitionData::of(transition.data.as_ref());
+    let attempt = transition.attempt;
+    let details = match transition.event {
+        TaskEvent::Scheduled => Details::TaskScheduled(TaskScheduled {
+            inputs: inputs(task),
+        }),
+        TaskEvent::Started => {
+            let executor = data.executor.or_else(|| status?.executor.clone());
+            Details::TaskStarted(TaskStarted {
+                executor: executor.unwrap_or_default(),
+            })
+        }
+        TaskEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
+        TaskEvent::Failed => {
+            let error = data.error.or_else(|| status?.error.clone());
+            let retry_policy = Retries {
+                max_attempts: task.spec.retry.max_attempts,
+                current_attempt: data.current_attempt.unwrap_or(attempt),
+            };
+            Details::TaskFailed(TaskFailed {
+                error: error.into(),
+                retry_policy,
+            })
+        }
+        TaskEvent::RetryScheduled => Details::TaskRetryScheduled(TaskRetryScheduled {
+            original_task_exec_id: task.metadata.uid.clone().unwrap_or_default(),
+            next_attempt_delay_ms: data.delay_ms.unwrap_or_default(),
+            attempt_number: attempt.saturating_add(1),
+        }),
+        TaskEvent::Cancelled => {
+            let stop = || task.spec.stop.as_ref().map(|stop| stop.reason.clone());
+            cancelled(data.reason.or_else(stop))
+        }
+    };
+    let about = about_task(task, attempt, transition.seq, transition.at);
+    (task_event(transition.event), about, details)
+}
+
+/// The first event of a task execution is its existence: no status write is spent on it.
+fn scheduled(task: &TaskExecution) -> (&'static str, About, Details) {
+    let details = Details::TaskScheduled(TaskScheduled {
+        inputs: inputs(task),
+    });
+    (
+        task_event(TaskEvent::Scheduled),
+        about_task(task, 0, 1, created(task)),
+        details,
+    )
+}
+
+fn about_task(task: &TaskExecution, attempt: u32, sequence: u64, timestamp: Time) -> About {
+    About {
+        namespace: task.metadata.namespace.clone().unwrap_or_default(),
+        workflow_id: task.spec.workflow.id.clone(),
+        workflow_exec_id: task.spec.workflow.uid.clone(),
+        task: Some(AboutTask {
+            task_id: task.spec.task.clone(),
+            task_exec_id: task.metadata.uid.clone().unwrap_or_default(),
+            attempt,
+        }),
+        sequence,
+        timestamp,
+    }
+}
+
+fn created(task: &TaskExecution) -> Time {
+    let created = task.metadata.creation_timestamp.as_ref();
+    Time(created.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+fn inputs(task: &TaskExecution) -> Value {
+    task.spec
+        .inputs
+        .clone()
+        .unwrap_or_else(|| Map::new().into())
+}
+
+fn completed(outputs: Option<Value>) -> Details {
+    Details::Completed(Completed {
+        outputs: outputs.unwrap_or_else(|| Map::new().into()),
+    })
+}
+
+fn cancelled(reason: Option<String>) -> Details {
+    Details::Cancelled(Cancelled {
+        reason: reason.unwrap_or_default(),
+    })
+}

@@ -1,0 +1,174 @@
+//! The bodies of the events: a contract with subscribers. Fields are only ever added.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::api::{ErrorInfo, Time};
+
+/// The body of an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Payload<D> {
+    /// What every event says.
+    #[serde(flatten)]
+    pub about: About,
+    /// What this event says.
+    #[serde(flatten)]
+    pub details: D,
+}
+
+/// What every event says: whom it is about and when it happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct About {
+    /// The namespace of the run.
+    pub namespace: String,
+    /// The workflow's name: that of its template, or of the run where it has none.
+    pub workflow_id: String,
+    /// The run's UID.
+    pub workflow_exec_id: String,
+    /// The task execution, in its events.
+    #[serde(flatten)]
+    pub task: Option<AboutTask>,
+    /// Place in the object's history, from 1.
+    pub sequence: u64,
+    /// When it happened.
+    pub timestamp: Time,
+}
+
+/// What every task event says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AboutTask {
+    /// The task's name.
+    pub task_id: String,
+    /// The task execution's UID.
+    pub task_exec_id: String,
+    /// The attempt that it is about, from 1; 0 before the first.
+    pub attempt: u32,
+}
+
+/// `started` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowStarted {
+    /// The run's inputs.
+    pub inputs: Map<String, Value>,
+}
+
+/// `failed` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowFailed {
+    /// Why; `details` names the failed task and its error, where one was the cause.
+    pub error: Failure,
+}
+
+/// `timed_out` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowTimedOut {
+    /// How long it was allowed to take.
+    pub timeout_duration_ms: u64,
+}
+
+/// `scheduled` of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskScheduled {
+    /// The task's inputs, resolved: any JSON.
+    pub inputs: Value,
+}
+
+/// `started` of a task: once an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskStarted {
+    /// What runs the attempt: the pod's name.
+    pub executor: String,
+}
+
+/// `failed` of a task: once a failed attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskFailed {
+    /// Why the attempt failed.
+    pub error: Failure,
+    /// Where it stands among the tries.
+    pub retry_policy: Retries,
+}
+
+/// `retry_scheduled` of a task: another attempt follows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskRetryScheduled {
+    /// The task execution: all its attempts share it.
+    pub original_task_exec_id: String,
+    /// How long the next attempt waits.
+    pub next_attempt_delay_ms: u64,
+    /// The next attempt's number; every try counts.
+    pub attempt_number: u32,
+}
+
+/// `completed` of a workflow or a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Completed {
+    /// What it gave: a JSON object.
+    pub outputs: Value,
+}
+
+/// `cancelled` of a workflow or a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelled {
+    /// Why, as whoever ended it said.
+    pub reason: String,
+}
+
+/// Instead of an event's details where they are too large for a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Referenced {
+    /// The path, at the Kubernetes API, of the object that holds them.
+    pub dataref: String,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// For a person.
+    pub message: String,
+    /// For a program: upper snake case.
+    pub code: String,
+    /// More: a JSON object.
+    pub details: Value,
+}
+
+impl From<Option<ErrorInfo>> for Failure {
+    fn from(error: Option<ErrorInfo>) -> Self {
+        let (message, code, details) = match error {
+            Some(error) => (error.message, error.code, error.details),
+            None => Default::default(),
+        };
+        let details = details.unwrap_or_else(|| Map::new().into());
+        Self {
+            message,
+            code,
+            details,
+        }
+    }
+}
+
+/// Where a failed attempt stands among the tries that its task has for failures of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retries {
+    /// How many tries the task has.
+    pub max_attempts: u32,
+    /// Which of them this was, from 1.
+    pub current_attempt: u32,
+}
+
+/// The details of any event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Details {
+    WorkflowStarted(WorkflowStarted),
+    WorkflowFailed(WorkflowFailed),
+    WorkflowTimedOut(WorkflowTimedOut),
+    TaskScheduled(TaskScheduled),
+    TaskStarted(TaskStarted),
+    TaskFailed(TaskFailed),
+    TaskRetryScheduled(TaskRetryScheduled),
+    Completed(Completed),
+    Cancelled(Cancelled),
+    Referenced(Referenced),
+}
