@@ -24,6 +24,10 @@ e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 lint: ## Every static check
 	@hack/lint
 
+.PHONY: bench-basics
+bench-basics: ## Print API writes, step gap, start, memory and image size beside their targets
+	@hack/bench-basics
+
 .PHONY: cluster-up cluster-down kubeconfig
 cluster-up: ## Start Kubernetes on this machine, or what of it does not run
 	@hack/cluster/up
