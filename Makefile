@@ -2,6 +2,7 @@
 # ~/.cache/compozy-operator by default.
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 COMPOZY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/compozy-operator
 export COMPOZY_CACHE
 export CARGO_TARGET_DIR ?= $(COMPOZY_CACHE)/target
@@ -18,7 +19,8 @@ demo-down: cluster-down ## Remove what the demo started
 .PHONY: test unit e2e lint
 test: unit e2e ## Every test
 unit: ## Tests without root or a cluster
-	cargo test --locked
+	@hack/tools/build nats-server
+	PATH=$(COMPOZY_CACHE)/bin:$$PATH cargo test --locked
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)
 lint: ## Every static check
