@@ -20,7 +20,7 @@ demo-down: cluster-down ## Remove what the demo started
 test: unit e2e ## Every test
 unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server
-	PATH=$(COMPOZY_CACHE)/bin:$$PATH cargo test --locked
+	cargo test --locked
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)
 lint: ## Every static check
