@@ -57,6 +57,8 @@ async def main(url, user):
     await client.flush()
     print("listening", flush=True)
     run = (await asyncio.to_thread(sys.stdin.readline)).strip()
+    if not run:
+        sys.exit("no run was named")
     try:
         seen = await asyncio.wait_for(print_run(arrived, run), PATIENCE_SECONDS)
     except TimeoutError:
