@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -29,20 +30,22 @@ def pytest_configure(config):
     config.stash[NAMESPACES] = []
 
 
+def pytest_sessionstart(session):
+    """Installs the charts if they are not; once, before the processes that share the tests are started."""
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        try:
+            installation.install()
+        except cluster.Refused as refused:
+            pytest.exit(f"no installation to test: {refused}", returncode=3)
+
+
 def pytest_collection_modifyitems(items):
     """Those that run alone come last: the others then share the machine from beginning to end."""
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
-@pytest.fixture(scope="session")
-def installed():
-    """The charts, installed if they were not."""
-    with _lock(fcntl.LOCK_EX):
-        installation.install()
-
-
 @pytest.fixture(autouse=True)
-def turn(request, installed):
+def turn(request):
     """A test that stops the operator or NATS runs alone, whatever runs in parallel otherwise."""
     alone = request.node.get_closest_marker("alone")
     with _lock(fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
@@ -59,7 +62,7 @@ def namespace(request, turn):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_stuck(request, installed):
+def nothing_stuck(request):
     """After all tests every namespace must be gone: no finalizer may hold one."""
     yield
     with _lock(fcntl.LOCK_SH):
@@ -98,24 +101,23 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         used = getattr(item, "funcargs", {})
         if namespace := used.get("namespace"):
-            report.sections.append((f"cluster: {namespace.name}", _seen(namespace)))
-        if host := used.get("host_operator"):
-            report.sections.append(("operator's log", host.tail()))
-        elif report.when == "call":
-            report.sections.append(("operator's log", installation.operator_log()))
+            for look in LOOKS:
+                report.sections.append((f"kubectl {' '.join(look)}", _seen(lambda look=look: namespace.kubectl(*look))))
+        log = used["host_operator"].tail if "host_operator" in used else installation.operator_log
+        report.sections.append(("operator's log", _seen(log)))
     return report
 
 
-def _seen(namespace):
-    looks = [
-        ("get", "cw,te,pods,configmaps", "-o", "wide"),
-        ("get", "cw,te", "-o", "yaml", "--show-managed-fields=false"),
-        ("get", "events", "--sort-by=.metadata.creationTimestamp"),
-    ]
-    seen = []
-    for look in looks:
-        try:
-            seen.append(f"$ kubectl {' '.join(look)}\n{namespace.kubectl(*look)}")
-        except (cluster.Refused, OSError) as error:
-            seen.append(str(error))
-    return "\n".join(seen)
+LOOKS = (
+    ("get", "cw,te,pods,configmaps", "-o", "wide"),
+    ("get", "cw,te", "-o", "yaml"),
+    ("get", "events", "--sort-by=.metadata.creationTimestamp"),
+)
+
+
+def _seen(look):
+    """What there is to see, or why it cannot be seen: a report must not fail."""
+    try:
+        return look()
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        return str(error)

@@ -42,7 +42,8 @@ def test_a_subscriber_receives_the_flow_message_by_message(namespace, subscriber
     assert started.payload["inputs"] == {"who": "world"}
     assert completed.payload["outputs"] == {"said": "hello world"}
     assert scheduled.payload["inputs"] == {"to": "world"}
-    assert running.payload["executor"], "started names its executor"
+    [pod] = namespace.pods("hello")
+    assert running.payload["executor"] == pod["metadata"]["name"]
     assert result.payload["outputs"] == {"text": "hello world"}
     for message in messages:
         assert message.payload["workflow_id"] == "hello"

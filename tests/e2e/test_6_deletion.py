@@ -104,7 +104,6 @@ def test_a_namespace_deleted_mid_run_goes(namespace):
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_helm_uninstall_leaves_nothing_but_the_definitions(namespace):
-    values = cluster.run("helm", "-n", installation.SPACE, "get", "values", installation.RELEASE, "-o", "json")
     pods = namespace.watch("pods")
     namespace.create(workflow("bereaved", *FIVE[:2]))
     namespace.create(workflow("done", task("quick")))
@@ -126,7 +125,7 @@ def test_helm_uninstall_leaves_nothing_but_the_definitions(namespace):
         namespace.delete("pods", "--all", timeout=60)
         cluster.kubectl("delete", "namespace", namespace.name, "--timeout=60s", timeout=70)
     finally:
-        installation.install(values)
+        installation.install()
 
 
 def _kinds(namespaced):

@@ -10,8 +10,8 @@ from harness.manifests import HANG, env, task, workflow
 
 def test_kubectl_explain_has_words_for_the_fields():
     assert "The tasks" in cluster.kubectl("explain", "workflow.spec.tasks")
-    assert "NATS" in cluster.kubectl("explain", "taskexecution.status.transitions")
-    for field in ("workflow.spec.failurePolicy", "workflow.spec.tasks.retry.backoff", "taskexecution.status"):
+    assert "outbox" in cluster.kubectl("explain", "taskexecution.status.transitions")
+    for field in ("workflow.spec.failurePolicy", "workflow.spec.tasks.retry.backoff", "taskexecution.status.phase"):
         described = cluster.kubectl("explain", field).split("DESCRIPTION:", 1)[1].split("FIELDS:")[0]
         assert described.strip() and "<empty>" not in described, field
 

@@ -18,16 +18,12 @@ def installed(release):
     return release in cluster.run("helm", "-n", SPACE, "list", "-q").split()
 
 
-def install(values="{}"):
-    """Installs what is not there; `values` is JSON or YAML for the operator's chart."""
-    for release, given in (("compozy-crds", "{}"), (RELEASE, values)):
-        if not installed(release):
-            cluster.run(
-                "helm", "-n", SPACE, "upgrade", "--install", "--create-namespace", "--wait", "--timeout", "3m",
-                release, str(ROOT / "charts" / release), "--values", "-", stdin=given, timeout=200,
-            )  # fmt: skip
-    cluster.kubectl("-n", SPACE, "rollout", "status", OPERATOR, "--timeout=120s", timeout=130)
-    cluster.kubectl("-n", SPACE, "rollout", "status", NATS, "--timeout=120s", timeout=130)
+def install():
+    """Installs what is not there, and waits until it works."""
+    if not (installed("compozy-crds") and installed(RELEASE)):
+        cluster.run(str(ROOT / "hack" / "install"), timeout=400)
+    cluster.kubectl("-n", SPACE, "rollout", "status", OPERATOR, "--timeout=60s", timeout=70)
+    cluster.kubectl("-n", SPACE, "rollout", "status", NATS, "--timeout=60s", timeout=70)
 
 
 def scale(what, replicas):
@@ -56,11 +52,9 @@ def nats_url():
 
 
 def operator_log(lines=60):
-    """The end of the installed operator's log, or why there is none."""
-    try:
-        return cluster.kubectl("-n", SPACE, "logs", OPERATOR, f"--tail={lines}", timeout=20)
-    except cluster.Refused as refused:
-        return refused.stderr
+    """The end of the installed operator's log."""
+    pods = ("-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
+    return cluster.kubectl("-n", SPACE, "logs", *pods, "--prefix", f"--tail={lines}", timeout=20)
 
 
 def operator_binary():
