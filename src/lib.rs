@@ -3,5 +3,6 @@
 //! Data goes one way: watch → index → decide → apply → mirror. `ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod engine;
 pub mod events;
 pub mod ports;

@@ -1,0 +1,239 @@
+//! Checks the names in a syntax tree, and collects what they refer to.
+
+use super::functions::check_call;
+use super::names::suggestion;
+use super::pattern;
+use super::references::{References, TaskFields};
+use cel::IdedExpr;
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, operators,
+};
+
+/// The names an expression can start from.
+const ROOTS: [&str; 3] = ["inputs", "tasks", "workflow"];
+
+const WORKFLOW_FIELDS: [&str; 3] = ["name", "namespace", "uid"];
+
+/// The types that can be compared with `type(x)`.
+const TYPES: [&str; 10] = [
+    "bool",
+    "bytes",
+    "double",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "type",
+    "uint",
+];
+
+/// What `expression` refers to, or what is wrong with a name in it.
+pub(super) fn check(expression: &IdedExpr) -> Result<References, String> {
+    let mut checker = Checker::default();
+    checker.expression(expression)?;
+    Ok(checker.references)
+}
+
+#[derive(Default)]
+struct Checker<'e> {
+    references: References,
+    /// The variables of the comprehensions around the current node.
+    variables: Vec<&'e str>,
+}
+
+impl<'e> Checker<'e> {
+    fn expression(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
+        match &expression.expr {
+            Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.name(name),
+            Expr::Select(select) => self.select(expression, select),
+            Expr::Call(call) => self.call(expression, call),
+            Expr::List(list) => list
+                .elements
+                .iter()
+                .try_for_each(|element| self.expression(element)),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => {
+                    self.expression(&entry.key)?;
+                    self.expression(&entry.value)
+                }
+                EntryExpr::StructField(_) => Err("a map entry without a key".to_owned()),
+            }),
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension),
+            Expr::Struct(message) => Err(format!(
+                "`{}{{…}}` is a message, and there are none here; a map is written {{'key': value}}",
+                message.type_name
+            )),
+            Expr::Unspecified => Err("an incomplete expression".to_owned()),
+        }
+    }
+
+    fn name(&mut self, name: &str) -> Result<(), String> {
+        // The parser's own names for what a comprehension accumulates: nobody can write them.
+        if self.variables.contains(&name) || name.starts_with('@') {
+            return Ok(());
+        }
+        match name {
+            "inputs" => self.references.inputs = true,
+            "workflow" => self.references.workflow = true,
+            "tasks" => {
+                return Err(
+                    "`tasks` can only be used with a name written out, as in tasks.build or tasks[\"build-it\"]: \
+                     which tasks an expression depends on must be known before it runs"
+                        .to_owned(),
+                );
+            }
+            _ if TYPES.contains(&name) => {}
+            _ => return Err(self.unknown(name)),
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str) -> String {
+        let suggestion = suggestion(
+            name,
+            ROOTS.into_iter().chain(self.variables.iter().copied()),
+        );
+        format!("unknown name `{name}`{suggestion}; known are inputs, tasks and workflow")
+    }
+
+    fn select(&mut self, expression: &'e IdedExpr, select: &'e SelectExpr) -> Result<(), String> {
+        if let Some(task) = self.task_of(&select.operand) {
+            return self.task_field(task, &select.field);
+        }
+        if let Some(task) = self.task_of(expression) {
+            // `has(tasks.x)` needs the task and none of its fields.
+            let fields = if select.test {
+                TaskFields::default()
+            } else {
+                TaskFields::ALL
+            };
+            self.references.add_task(task, fields);
+            return Ok(());
+        }
+        if self.is_root(&select.operand, "workflow")
+            && !WORKFLOW_FIELDS.contains(&select.field.as_str())
+        {
+            return Err(format!(
+                "`workflow` has no field `{}`{}; it has name, namespace and uid",
+                select.field,
+                suggestion(&select.field, WORKFLOW_FIELDS)
+            ));
+        }
+        self.expression(&select.operand)
+    }
+
+    fn call(&mut self, expression: &'e IdedExpr, call: &'e CallExpr) -> Result<(), String> {
+        match (call.func_name.as_str(), call.args.as_slice()) {
+            (operators::INDEX, [operand, index]) => return self.index(expression, operand, index),
+            (operators::SUBSTRACT, [left, right]) => self.no_dash_in_a_name(left, right)?,
+            _ => {}
+        }
+        if let Some(target) = &call.target {
+            self.expression(target)?;
+        }
+        check_call(&call.func_name, call.target.is_some())?;
+        if call.func_name == "matches"
+            && let Some(pattern) = call.args.last().and_then(string_literal)
+        {
+            pattern::check(pattern)?;
+        }
+        call.args
+            .iter()
+            .try_for_each(|argument| self.expression(argument))
+    }
+
+    fn index(
+        &mut self,
+        expression: &'e IdedExpr,
+        operand: &'e IdedExpr,
+        index: &'e IdedExpr,
+    ) -> Result<(), String> {
+        if let Some(task) = self.task_of(operand) {
+            if let Some(field) = string_literal(index) {
+                return self.task_field(task, field);
+            }
+            self.references.add_task(task, TaskFields::ALL);
+            return self.expression(index);
+        }
+        if let Some(task) = self.task_of(expression) {
+            self.references.add_task(task, TaskFields::ALL);
+            return Ok(());
+        }
+        self.expression(operand)?;
+        self.expression(index)
+    }
+
+    /// `tasks.a-b` is a subtraction to the parser.
+    fn no_dash_in_a_name(&self, left: &'e IdedExpr, right: &'e IdedExpr) -> Result<(), String> {
+        match (self.task_of(left), root(right)) {
+            (Some(task), Some(rest)) => Err(format!(
+                "`tasks.{task}-{rest}` is read as a subtraction; a name with a dash is written tasks[\"{task}-{rest}\"]"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn comprehension(&mut self, comprehension: &'e ComprehensionExpr) -> Result<(), String> {
+        self.expression(&comprehension.iter_range)?;
+        let variable = comprehension.iter_var.as_str();
+        if ROOTS.contains(&variable) || variable.starts_with('.') {
+            return Err(format!("`{variable}` cannot be the name of a variable"));
+        }
+        self.variables.push(variable);
+        let parts = [
+            &comprehension.accu_init,
+            &comprehension.loop_cond,
+            &comprehension.loop_step,
+            &comprehension.result,
+        ];
+        let checked = parts.into_iter().try_for_each(|part| self.expression(part));
+        self.variables.pop();
+        checked
+    }
+
+    /// The task that `expression` stands for, if it is `tasks.x` or `tasks["x"]`.
+    fn task_of(&self, expression: &'e IdedExpr) -> Option<&'e str> {
+        match &expression.expr {
+            Expr::Select(select) if self.is_root(&select.operand, "tasks") => Some(&select.field),
+            Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
+                [operand, index] if self.is_root(operand, "tasks") => string_literal(index),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn task_field(&mut self, task: &str, field: &str) -> Result<(), String> {
+        let Some(fields) = TaskFields::named(field) else {
+            return Err(format!(
+                "a task has no field `{field}`{}; it has phase, outputs, error and attempts, and its results are in \
+                 tasks.{task}.outputs",
+                suggestion(field, TaskFields::NAMES)
+            ));
+        };
+        self.references.add_task(task, fields);
+        Ok(())
+    }
+
+    fn is_root(&self, expression: &IdedExpr, name: &str) -> bool {
+        matches!(&expression.expr, Expr::Ident(ident) if ident == name)
+    }
+}
+
+fn string_literal(expression: &IdedExpr) -> Option<&str> {
+    match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+/// The first name of `a`, `a.b`, `a.b.c`.
+fn root(expression: &IdedExpr) -> Option<&str> {
+    match &expression.expr {
+        Expr::Ident(name) => Some(name),
+        Expr::Select(select) => root(&select.operand),
+        _ => None,
+    }
+}

@@ -1,0 +1,160 @@
+//! Results arrive in a container byte by byte, whatever the kubelet does with `$`.
+
+use super::WORKFLOW;
+use crate::engine::expression::{Scope, Template};
+use proptest::prelude::*;
+use rstest::rstest;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// What the kubelet makes of a string: `$$` is `$`, `$(NAME)` the value of a variable it knows, anything else itself.
+fn expand(text: &str, variables: &BTreeMap<&str, &str>) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] != b'$' || at + 1 == bytes.len() {
+            out.push(bytes[at]);
+            at += 1;
+            continue;
+        }
+        match bytes[at + 1] {
+            b'$' => {
+                out.push(b'$');
+                at += 2;
+            }
+            b'(' => match bytes[at + 2..].iter().position(|byte| *byte == b')') {
+                Some(length) => {
+                    let name = &text[at + 2..at + 2 + length];
+                    match variables.get(name) {
+                        Some(value) => out.extend_from_slice(value.as_bytes()),
+                        None => out.extend_from_slice(&bytes[at..at + length + 3]),
+                    }
+                    at += length + 3;
+                }
+                None => {
+                    out.extend_from_slice(b"$(");
+                    at += 2;
+                }
+            },
+            other => {
+                out.extend_from_slice(&[b'$', other]);
+                at += 2;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap()
+}
+
+fn variables() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([
+        ("A", "value of a"),
+        ("DB_PASSWORD", "hunter2"),
+        ("", "nameless"),
+    ])
+}
+
+fn for_kubelet(template: &str, inputs: &serde_json::Value) -> String {
+    let template = Template::compile_for_kubelet(template).unwrap();
+    template
+        .evaluate_for_kubelet(&Scope {
+            inputs,
+            workflow: WORKFLOW,
+            tasks: &BTreeMap::new(),
+        })
+        .unwrap()
+}
+
+#[rstest]
+#[case("${{ inputs.x }}", "$(DB_PASSWORD)", "$(DB_PASSWORD)")]
+#[case("$${{ inputs.x }}", "(DB_PASSWORD)", "$(DB_PASSWORD)")]
+#[case("$$${{ inputs.x }}", "(DB_PASSWORD)", "$(DB_PASSWORD)")]
+#[case("$$$${{ inputs.x }}", "(DB_PASSWORD)", "$$(DB_PASSWORD)")]
+#[case("$${{ inputs.x }}(DB_PASSWORD)", "", "$(DB_PASSWORD)")]
+#[case("${{ inputs.x }}(DB_PASSWORD)", "$", "$(DB_PASSWORD)")]
+#[case("${{ inputs.x }}${{ '(DB_PASSWORD)' }}", "$", "$(DB_PASSWORD)")]
+#[case("$(A) ${{ inputs.x }} $(A)", "$(A)", "value of a $(A) value of a")]
+#[case("$$(A) ${{ inputs.x }}", "x", "$(A) x")]
+#[case("$(UNKNOWN)${{ inputs.x }}", "x", "$(UNKNOWN)x")]
+#[case("echo $HOME ${{ inputs.x }} $", "$$", "echo $HOME $$ $")]
+#[case("plain $(A) $$", "", "plain value of a $")]
+fn a_container_sees(#[case] template: &str, #[case] input: &str, #[case] expected: &str) {
+    assert_eq!(
+        expand(&for_kubelet(template, &json!({"x": input})), &variables()),
+        expected
+    );
+}
+
+#[test]
+fn results_that_are_not_text_are_json() {
+    let inputs = json!({"x": {"a": ["$(A)", 1.0, null]}});
+    assert_eq!(
+        expand(&for_kubelet("${{ inputs.x }}", &inputs), &variables()),
+        r#"{"a":["$(A)",1,null]}"#
+    );
+}
+
+#[rstest]
+#[case("$(${{ inputs.x }})")]
+#[case("$(A${{ inputs.x }}")]
+#[case("$(date ${{ inputs.x }})")]
+#[case("$((1 + ${{ inputs.x }}))")]
+#[case("$$$(${{ inputs.x }})")]
+#[case("${{ inputs.x }} $( ${{ inputs.x }} )")]
+fn an_expression_inside_a_reference_is_refused(#[case] template: &str) {
+    let error = Template::compile_for_kubelet(template).expect_err(template);
+    assert!(error.message().contains("write `$$(`"), "{error}");
+    // Whoever compiled it without that check gets no way around it.
+    let template = Template::compile(template).unwrap();
+    let scope = Scope {
+        inputs: &json!({"x": "A"}),
+        workflow: WORKFLOW,
+        tasks: &BTreeMap::new(),
+    };
+    assert!(template.evaluate_for_kubelet(&scope).is_err());
+}
+
+#[test]
+fn a_nul_cannot_be_handed_to_a_process() {
+    let template = Template::compile_for_kubelet("a${{ inputs.x }}").unwrap();
+    let scope = Scope {
+        inputs: &json!({"x": "\0"}),
+        workflow: WORKFLOW,
+        tasks: &BTreeMap::new(),
+    };
+    let error = template.evaluate_for_kubelet(&scope).expect_err("NUL");
+    assert!(error.message().contains("NUL"), "{error}");
+}
+
+/// Text in which everything that means something to the kubelet is common.
+fn tricky() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[$()A]{0,12}",
+        r"(\$|\$\$|\(|\)|A|DB_PASSWORD|\$\(A\)|é| ){0,8}",
+        "[^\0]{0,20}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// What stands between markers in the container's argument is exactly the result.
+    #[test]
+    fn any_result_arrives_unchanged(results in prop::collection::vec(tricky(), 1..4), before in tricky(), after in tricky()) {
+        let inputs = json!(results);
+        let mut template = before.clone();
+        let mut expected = String::new();
+        for (index, result) in results.iter().enumerate() {
+            template.push_str(&format!("${{{{ inputs[{index}] }}}}"));
+            expected.push_str(result);
+        }
+        template.push_str(&after);
+        // Literals that open a reference or an expression of their own are refused, or mean something else.
+        prop_assume!(!before.contains("${{") && !after.contains("${{"));
+        let Ok(compiled) = Template::compile_for_kubelet(&template) else { return Ok(()) };
+        let scope = Scope { inputs: &inputs, workflow: WORKFLOW, tasks: &BTreeMap::new() };
+        let argument = compiled.evaluate_for_kubelet(&scope).unwrap();
+        let seen = expand(&argument, &variables());
+        prop_assert_eq!(seen, expand(&before, &variables()) + &expected + &expand(&after, &variables()));
+    }
+}

@@ -1,0 +1,4 @@
+//! Every decision, pure: what goes in is an argument, what comes out is a value.
+//! No I/O, no clock, no randomness, no Kubernetes client.
+
+pub mod expression;
