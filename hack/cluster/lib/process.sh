@@ -5,7 +5,7 @@
 pid_of() { # name
   local pid run=$COMPOZY_CLUSTER/run
   pid=$(cat "$run/$1.pid" 2>/dev/null) || return 1
-  cmp --quiet "$run/$1.command" "/proc/$pid/cmdline" 2>/dev/null || return 1
+  { tr '\0' '\n' <"/proc/$pid/cmdline"; } 2>/dev/null | cmp --quiet - "$run/$1.command" || return 1
   echo "$pid"
 }
 
@@ -16,14 +16,23 @@ ensure_running() { # name command...
   shift
   if pid=$(pid_of "$name"); then
     [[ $(readlink "/proc/$pid/exe") == "$(readlink --canonicalize "$1")" ]] &&
-      printf '%s\0' "$@" | cmp --quiet - "$run/$name.command" && return
+      printf '%s\n' "$@" | cmp --quiet - "$run/$name.command" && return
     stop "$name"
   fi
   mkdir -p "$run" "$COMPOZY_CLUSTER/log"
-  printf '%s\0' "$@" >"$run/$name.command"
+  printf '%s\n' "$@" >"$run/$name.command"
   # The descriptors of locks stay here: what runs on must not hold them.
   setsid "$@" >>"$COMPOZY_CLUSTER/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
   echo $! >"$run/$name.pid"
+}
+
+# Fails if a program has ended since it was started: another one may answer in its place.
+check_running() {
+  local file name
+  for file in "$COMPOZY_CLUSTER"/run/*.pid; do
+    name=$(basename "$file" .pid)
+    pid_of "$name" >/dev/null || die "$name has ended: $(tail -n 1 "$COMPOZY_CLUSTER/log/$name.log")"
+  done
 }
 
 stop() { # name
