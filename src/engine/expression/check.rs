@@ -75,7 +75,7 @@ impl<'e> Checker<'e> {
             return Ok(());
         }
         match name {
-            "inputs" => self.references.inputs = true,
+            "inputs" => self.references.add_input(None),
             "workflow" => self.references.workflow = true,
             "tasks" => {
                 return Err(
@@ -99,19 +99,6 @@ impl<'e> Checker<'e> {
     }
 
     fn select(&mut self, expression: &'e IdedExpr, select: &'e SelectExpr) -> Result<(), String> {
-        if let Some(task) = self.task_of(&select.operand) {
-            return self.task_field(task, &select.field);
-        }
-        if let Some(task) = self.task_of(expression) {
-            // `has(tasks.x)` needs the task and none of its fields.
-            let fields = if select.test {
-                TaskFields::default()
-            } else {
-                TaskFields::ALL
-            };
-            self.references.add_task(task, fields);
-            return Ok(());
-        }
         if self.is_root(&select.operand, "workflow")
             && !WORKFLOW_FIELDS.contains(&select.field.as_str())
         {
@@ -121,7 +108,41 @@ impl<'e> Checker<'e> {
                 suggestion(&select.field, WORKFLOW_FIELDS)
             ));
         }
+        if self.known_field(&select.operand, &select.field)? {
+            return Ok(());
+        }
+        if let Some(task) = self.task_of(expression) {
+            // `has(tasks.x)` needs the task and none of its fields.
+            self.whole_task(task, !select.test);
+            return Ok(());
+        }
         self.expression(&select.operand)
+    }
+
+    /// Notes the use of a field of `inputs`, of a task or of a task's outputs. Whether it was one.
+    fn known_field(&mut self, operand: &'e IdedExpr, field: &str) -> Result<bool, String> {
+        if self.is_root(operand, "inputs") {
+            self.references.add_input(Some(field));
+        } else if let Some(task) = self.outputs_of(operand) {
+            self.task_field(task, "outputs", Some(field))?;
+        } else if let Some(task) = self.task_of(operand) {
+            self.task_field(task, field, None)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn whole_task(&mut self, task: &str, with_fields: bool) {
+        let fields = if with_fields {
+            TaskFields::ALL
+        } else {
+            TaskFields::default()
+        };
+        self.references.add_task(task, fields);
+        if with_fields {
+            self.references.add_outputs(task, None);
+        }
     }
 
     fn call(&mut self, expression: &'e IdedExpr, call: &'e CallExpr) -> Result<(), String> {
@@ -150,18 +171,16 @@ impl<'e> Checker<'e> {
         operand: &'e IdedExpr,
         index: &'e IdedExpr,
     ) -> Result<(), String> {
-        if let Some(task) = self.task_of(operand) {
-            if let Some(field) = string_literal(index) {
-                return self.task_field(task, field);
-            }
-            self.references.add_task(task, TaskFields::ALL);
-            return self.expression(index);
-        }
-        if let Some(task) = self.task_of(expression) {
-            self.references.add_task(task, TaskFields::ALL);
+        if let Some(field) = string_literal(index)
+            && self.known_field(operand, field)?
+        {
             return Ok(());
         }
-        self.expression(operand)?;
+        if let Some(task) = self.task_of(operand).or_else(|| self.task_of(expression)) {
+            self.whole_task(task, true);
+        } else {
+            self.expression(operand)?;
+        }
         self.expression(index)
     }
 
@@ -205,7 +224,21 @@ impl<'e> Checker<'e> {
         }
     }
 
-    fn task_field(&mut self, task: &str, field: &str) -> Result<(), String> {
+    /// The task whose outputs `expression` stands for.
+    fn outputs_of(&self, expression: &'e IdedExpr) -> Option<&'e str> {
+        let (operand, field) = match &expression.expr {
+            Expr::Select(select) if !select.test => (&*select.operand, select.field.as_str()),
+            Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
+                [operand, index] => (operand, string_literal(index)?),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        self.task_of(operand).filter(|_| field == "outputs")
+    }
+
+    /// Notes the use of a field of a task; of `outputs`, this key or all.
+    fn task_field(&mut self, task: &str, field: &str, key: Option<&str>) -> Result<(), String> {
         let Some(fields) = TaskFields::named(field) else {
             return Err(format!(
                 "a task has no field `{field}`{}; it has phase, outputs, error and attempts, and its results are in \
@@ -214,6 +247,9 @@ impl<'e> Checker<'e> {
             ));
         };
         self.references.add_task(task, fields);
+        if fields.outputs {
+            self.references.add_outputs(task, key);
+        }
         Ok(())
     }
 

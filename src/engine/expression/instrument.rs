@@ -1,6 +1,6 @@
 //! Rewrites a syntax tree so that its work is counted, see [`super::meter`].
 
-use super::meter::{BYTES_PER_STEP, DEEP, EACH, FLAT, KEY, MATCHES, SEARCH};
+use super::meter::{ADDEND, BYTES_PER_STEP, DEEP, EACH, FLAT, KEY, MATCHES, SEARCH};
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators};
 use std::mem;
@@ -65,6 +65,13 @@ fn call(call: &mut CallExpr) -> i64 {
             };
             left + instrument(right)
         }
+        (operators::ADD, [left, right]) => {
+            let nodes = part(left, DEEP) + part(right, ADDEND);
+            if matches!(right.expr, Expr::Map(_)) {
+                wrap(right, ADDEND, Vec::new());
+            }
+            nodes
+        }
         (operators::IN, [needle, haystack]) => part(needle, DEEP) + part(haystack, SEARCH),
         (operators::INDEX, [operand, index]) => {
             let nodes = instrument(operand) + instrument(index);
@@ -81,8 +88,7 @@ fn call(call: &mut CallExpr) -> i64 {
             arguments,
         ) => arguments.iter_mut().map(instrument).sum(),
         (
-            operators::ADD
-            | operators::SUBSTRACT
+            operators::SUBSTRACT
             | operators::MULTIPLY
             | operators::DIVIDE
             | operators::MODULO

@@ -8,9 +8,22 @@ pub(super) fn escape(result: &str) -> String {
     result.replace('$', "$$")
 }
 
-/// How a literal ends that a result follows.
+/// `literal` as it must stand before a result: a `$` at its end that would join the result is doubled.
+pub(super) fn before_result(literal: &str) -> String {
+    match end(literal) {
+        End::Dollar => format!("{literal}$"),
+        End::Plain | End::Reference => literal.to_owned(),
+    }
+}
+
+/// Whether what follows `literal` would stand inside its `$(`.
+pub(super) fn opens_reference(literal: &str) -> bool {
+    end(literal) == End::Reference
+}
+
+/// How a literal ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+enum End {
     /// With nothing that concerns what follows.
     Plain,
     /// With a `$` of its own, which would join what follows.
@@ -20,7 +33,7 @@ pub(super) enum End {
 }
 
 /// Reads `literal` as the kubelet does.
-pub(super) fn end(literal: &str) -> End {
+fn end(literal: &str) -> End {
     let mut rest = literal;
     while let Some(dollar) = rest.find('$') {
         rest = &rest[dollar + 1..];

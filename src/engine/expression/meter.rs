@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub(super) const FLAT: &str = "@flat";
 /// Counts a value with all that is in it, before it is copied or compared.
 pub(super) const DEEP: &str = "@deep";
+/// Counts the right side of `+`, and refuses a map there: the interpreter would add its keys to a list, in any order.
+pub(super) const ADDEND: &str = "@addend";
 /// Counts what `in` has to look through.
 pub(super) const SEARCH: &str = "@search";
 /// Refuses what cannot be an index: the interpreter would copy the list into its error.
@@ -68,9 +70,13 @@ impl Meter {
         self: &Arc<Self>,
         context: &mut Context<'_, '_>,
     ) -> Result<(), DeclarationError> {
-        let functions: [(&str, Check); 4] = [
+        let functions: [(&str, Check); 5] = [
             (FLAT, |meter, call| meter.charge(flat(argument(call, 0)?))),
             (DEEP, |meter, call| meter.charge(deep(argument(call, 0)?))),
+            (ADDEND, |meter, call| {
+                check_addend(argument(call, 0)?)?;
+                meter.charge(deep(argument(call, 0)?))
+            }),
             (SEARCH, |meter, call| {
                 meter.charge(search(argument(call, 0)?))
             }),
@@ -196,6 +202,16 @@ fn search(value: &dyn Val) -> u64 {
     match value.downcast_ref::<CelList>() {
         Some(_) => deep(value),
         None => flat(value),
+    }
+}
+
+fn check_addend(value: &dyn Val) -> Result<(), ExecutionError> {
+    match value.get_type().kind() {
+        Kind::Map => Err(ExecutionError::function_error(
+            "`+`",
+            "a map cannot be added to anything",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an expression refers to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the expressions of a template refer to, known without any data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,41 @@ pub struct References {
     pub inputs: bool,
     /// Whether `workflow` is used.
     pub workflow: bool,
+    /// Which of the inputs.
+    pub(super) input_keys: Keys,
+    /// Which of the outputs of each task.
+    pub(super) output_keys: BTreeMap<String, Keys>,
+}
+
+/// The keys of an object that are used: only those are converted, be the object as large as it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// These, and no others.
+    Only(BTreeSet<String>),
+    /// The object as a whole.
+    All,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+}
+
+impl Keys {
+    /// This one key, or all if there is none.
+    fn of(key: Option<&str>) -> Self {
+        key.map_or(Self::All, |key| {
+            Self::Only(BTreeSet::from([key.to_owned()]))
+        })
+    }
+
+    fn merge(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Only(keys), Self::Only(others)) => keys.extend(others.iter().cloned()),
+            _ => *self = Self::All,
+        }
+    }
 }
 
 /// Which fields of a task are used.
@@ -69,12 +104,33 @@ impl References {
         self.tasks.entry(name.to_owned()).or_default().merge(fields);
     }
 
+    /// Adds one key of the outputs of a task, or all of them.
+    pub(super) fn add_outputs(&mut self, task: &str, key: Option<&str>) {
+        self.output_keys
+            .entry(task.to_owned())
+            .or_default()
+            .merge(&Keys::of(key));
+    }
+
+    /// Adds one input, or all of them.
+    pub(super) fn add_input(&mut self, key: Option<&str>) {
+        self.inputs = true;
+        self.input_keys.merge(&Keys::of(key));
+    }
+
     /// Adds what `other` refers to.
     pub(super) fn merge(&mut self, other: &Self) {
         self.inputs |= other.inputs;
         self.workflow |= other.workflow;
         for (name, fields) in &other.tasks {
             self.add_task(name, *fields);
+        }
+        self.input_keys.merge(&other.input_keys);
+        for (name, keys) in &other.output_keys {
+            self.output_keys
+                .entry(name.clone())
+                .or_default()
+                .merge(keys);
         }
     }
 }

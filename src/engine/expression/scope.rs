@@ -5,7 +5,7 @@ use super::convert::{Output, map_to_cel, to_cel};
 use super::error::EvaluationError;
 use super::explain::explain;
 use super::meter::Meter;
-use super::references::{References, TaskFields};
+use super::references::{Keys, References, TaskFields};
 use cel::common::types::{CelInt, CelMap, CelString};
 use cel::common::value::Val;
 use cel::{Context, Env};
@@ -13,7 +13,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-/// What the expressions of a workflow can see. All of it is borrowed; only what an expression refers to is converted.
+/// What the expressions of a workflow can see. All of it is borrowed; only what the
+/// expressions refer to is converted.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
     /// `inputs`: those of the workflow.
@@ -73,7 +74,7 @@ impl<'v> Session<'v> {
         let installed = meter.install(&mut context);
         installed.map_err(|error| EvaluationError::new(error.to_string()))?;
         if references.inputs {
-            context.add_variable_as_val("inputs", to_cel(scope.inputs));
+            context.add_variable_as_val("inputs", object(scope.inputs, &references.input_keys));
         }
         if references.workflow {
             context.add_variable_as_val("workflow", Box::new(workflow(&scope.workflow)));
@@ -111,6 +112,19 @@ fn text<'v>(text: &'v str) -> Box<dyn Val + 'v> {
     Box::new(CelString::from(text))
 }
 
+/// The part of `value` that is used.
+fn object<'v>(value: &'v Value, keys: &Keys) -> Box<dyn Val + 'v> {
+    match (value, keys) {
+        (Value::Object(fields), Keys::Only(keys)) => {
+            let used = keys.iter().filter_map(|key| fields.get_key_value(key));
+            Box::new(map_to_cel(
+                used.map(|(key, value)| (key.as_str(), to_cel(value))),
+            ))
+        }
+        _ => to_cel(value),
+    }
+}
+
 fn workflow<'v>(workflow: &WorkflowScope<'v>) -> CelMap<'v> {
     map_to_cel([
         ("name", text(workflow.name)),
@@ -127,19 +141,20 @@ fn tasks<'v>(scope: &Scope<'v>, references: &'v References) -> Result<CelMap<'v>
                 "nothing is known of the task `{name}`"
             )));
         };
-        let task: Box<dyn Val + 'v> = Box::new(task(known, *fields));
+        let task: Box<dyn Val + 'v> =
+            Box::new(task(known, *fields, references.output_keys.get(name)));
         tasks.push((name.as_str(), task));
     }
     Ok(map_to_cel(tasks))
 }
 
-fn task<'v>(task: &TaskScope<'v>, used: TaskFields) -> CelMap<'v> {
+fn task<'v>(task: &TaskScope<'v>, used: TaskFields, keys: Option<&Keys>) -> CelMap<'v> {
     let mut fields = Vec::new();
     if used.phase {
         fields.push(("phase", text(task.phase)));
     }
     if used.outputs {
-        fields.push(("outputs", to_cel(task.outputs)));
+        fields.push(("outputs", object(task.outputs, keys.unwrap_or(&Keys::All))));
     }
     if used.error {
         fields.push(("error", to_cel(task.error.unwrap_or(&Value::Null))));

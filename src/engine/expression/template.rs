@@ -3,7 +3,7 @@
 use super::compiled::Compiled;
 use super::convert::text;
 use super::error::{CompileError, EvaluationError};
-use super::kubelet::{self, End};
+use super::kubelet;
 use super::references::References;
 use super::scan::{Piece, split};
 use super::scope::{Scope, Session};
@@ -108,12 +108,7 @@ impl Template {
         let mut joined = String::new();
         for part in &self.parts {
             match part {
-                Part::Literal(literal) => {
-                    joined.push_str(literal);
-                    if kubelet::end(literal) == End::Dollar {
-                        joined.push('$');
-                    }
-                }
+                Part::Literal(literal) => joined.push_str(&kubelet::before_result(literal)),
                 Part::Expression(compiled) => {
                     let result = text(session.evaluate(compiled)?);
                     if result.contains('\0') {
@@ -139,7 +134,7 @@ impl Template {
     fn inside_reference(&self) -> Option<&str> {
         self.parts.windows(2).find_map(|parts| match parts {
             [Part::Literal(literal), Part::Expression(compiled)]
-                if kubelet::end(literal) == End::Reference =>
+                if kubelet::opens_reference(literal) =>
             {
                 Some(compiled.source())
             }

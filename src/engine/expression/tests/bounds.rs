@@ -237,7 +237,7 @@ fn fragments() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
     fn no_text_makes_the_compiler_or_the_interpreter_panic(text in fragments(), closed in any::<bool>()) {

@@ -18,13 +18,13 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         (-1000i32..1000).prop_map(|number| Value::from(f64::from(number))),
-        any::<String>().prop_map(Value::from),
+        "\\PC{0,5}".prop_map(Value::from),
         "[${}()]{0,6}".prop_map(Value::from),
     ];
-    scalar.prop_recursive(4, 24, 6, |inner| {
+    scalar.prop_recursive(3, 10, 4, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::btree_map(any::<String>(), inner, 0..6)
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("\\PC{0,3}", inner, 0..4)
                 .prop_map(|map| map.into_iter().collect()),
         ]
     })
@@ -56,13 +56,9 @@ proptest! {
     #[test]
     fn there_and_back_changes_nothing_but_the_form_of_numbers(value in any_json()) {
         let back = from_cel(to_cel(&value).as_ref());
-        prop_assert_eq!(back, Ok(normalised(&value)));
-    }
-
-    #[test]
-    fn normalised_values_stay_as_they_are(value in any_json()) {
-        let value = normalised(&value);
-        prop_assert_eq!(from_cel(to_cel(&value).as_ref()), Ok(value.clone()));
+        prop_assert_eq!(&back, &Ok(normalised(&value)));
+        let again = back.as_ref().map(|value| from_cel(to_cel(value).as_ref()));
+        prop_assert_eq!(again, Ok(back.clone()));
     }
 }
 

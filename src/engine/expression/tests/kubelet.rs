@@ -1,6 +1,7 @@
 //! Results arrive in a container byte by byte, whatever the kubelet does with `$`.
 
 use super::WORKFLOW;
+use crate::engine::expression::kubelet::{before_result, escape, opens_reference};
 use crate::engine::expression::{Scope, Template};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -128,33 +129,63 @@ fn a_nul_cannot_be_handed_to_a_process() {
 
 /// Text in which everything that means something to the kubelet is common.
 fn tricky() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[$()A]{0,12}",
-        r"(\$|\$\$|\(|\)|A|DB_PASSWORD|\$\(A\)|é| ){0,8}",
-        "[^\0]{0,20}",
-    ]
+    let bits = vec![
+        "$",
+        "$",
+        "(",
+        ")",
+        "A",
+        "DB_PASSWORD",
+        "$(A)",
+        "$$",
+        "{",
+        "é",
+        " ",
+        "\n",
+    ];
+    prop::collection::vec(prop::sample::select(bits), 0..8).prop_map(|bits| bits.concat())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// What stands between markers in the container's argument is exactly the result.
+    /// What the kubelet makes of literals and results in turn is what it makes of each literal, and the results as
+    /// they are.
     #[test]
-    fn any_result_arrives_unchanged(results in prop::collection::vec(tricky(), 1..4), before in tricky(), after in tricky()) {
-        let inputs = json!(results);
-        let mut template = before.clone();
+    fn any_result_arrives_unchanged(pieces in prop::collection::vec((tricky(), tricky()), 1..4), last in tricky()) {
+        let mut argument = String::new();
         let mut expected = String::new();
-        for (index, result) in results.iter().enumerate() {
-            template.push_str(&format!("${{{{ inputs[{index}] }}}}"));
-            expected.push_str(result);
+        for (mut literal, result) in pieces {
+            if opens_reference(&literal) {
+                literal.push(')');
+            }
+            argument.push_str(&before_result(&literal));
+            argument.push_str(&escape(&result));
+            expected.push_str(&expand(&literal, &variables()));
+            expected.push_str(&result);
         }
-        template.push_str(&after);
-        // Literals that open a reference or an expression of their own are refused, or mean something else.
+        argument.push_str(&before_result(&last));
+        expected.push_str(&expand(&last, &variables()));
+        prop_assert_eq!(expand(&argument, &variables()), expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The same through templates.
+    #[test]
+    fn any_result_of_a_template_arrives_unchanged(results in prop::collection::vec(tricky(), 1..3), before in tricky(), after in tricky()) {
         prop_assume!(!before.contains("${{") && !after.contains("${{"));
-        let Ok(compiled) = Template::compile_for_kubelet(&template) else { return Ok(()) };
+        let expressions = (0..results.len()).map(|index| format!("${{{{ inputs[{index}] }}}}"));
+        let template = format!("{before}{}{after}", expressions.collect::<String>());
+        let Ok(template) = Template::compile_for_kubelet(&template) else {
+            prop_assert!(opens_reference(&before));
+            return Ok(());
+        };
+        let inputs = json!(results);
         let scope = Scope { inputs: &inputs, workflow: WORKFLOW, tasks: &BTreeMap::new() };
-        let argument = compiled.evaluate_for_kubelet(&scope).unwrap();
-        let seen = expand(&argument, &variables());
-        prop_assert_eq!(seen, expand(&before, &variables()) + &expected + &expand(&after, &variables()));
+        let seen = expand(&template.evaluate_for_kubelet(&scope).unwrap(), &variables());
+        prop_assert_eq!(seen, expand(&before, &variables()) + &results.concat() + &expand(&after, &variables()));
     }
 }

@@ -1,9 +1,12 @@
 //! What templates refer to.
 
-use crate::engine::expression::{References, TaskFields, Template, ValueTemplate};
+use super::WORKFLOW;
+use crate::engine::expression::{
+    References, Scope, TaskFields, TaskScope, Template, ValueTemplate,
+};
 use rstest::rstest;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn references(template: &str) -> References {
     Template::compile(template)
@@ -61,6 +64,56 @@ fn names(references: &References) -> BTreeSet<String> {
         }
     }
     names.into_iter().collect()
+}
+
+/// What is not converted must not be missed: whatever way the whole is used, the whole is there.
+#[rstest]
+#[case("size(inputs)", json!(3))]
+#[case("inputs.a + size(inputs)", json!(4))]
+#[case("inputs['a'] + inputs.b", json!(3))]
+#[case("inputs.map(k, inputs[k])", json!([1, 2, 3]))]
+#[case("inputs[['c'][0]] + inputs.a", json!(4))]
+#[case("[inputs].map(i, i.c)[0] + inputs.a", json!(4))]
+#[case("'c' in inputs && has(inputs.a)", json!(true))]
+#[case("has(inputs.c)", json!(true))]
+#[case("(true ? inputs : inputs).b", json!(2))]
+#[case("inputs == {'a': 1, 'b': 2, 'c': 3} && inputs.a == 1", json!(true))]
+#[case("size(tasks.t.outputs) + tasks.t.outputs.a", json!(4))]
+#[case("tasks['t'].outputs['b'] + tasks.t['outputs'].a", json!(3))]
+#[case("tasks.t.outputs.map(k, tasks.t.outputs[k])", json!([1, 2, 3]))]
+#[case("tasks.t[['outputs'][0]].c", json!(3))]
+#[case("[tasks.t].map(t, t.outputs.c)[0] + tasks.t.outputs.a", json!(4))]
+#[case("has(tasks.t.outputs) && has(tasks.t.outputs.c)", json!(true))]
+#[case("has(tasks.t) && tasks.t.outputs.c == 3", json!(true))]
+#[case("tasks.t.outputs.a + tasks.t.attempts + size(tasks.t)", json!(6))]
+fn all_that_is_used_is_there(#[case] expression: &str, #[case] expected: serde_json::Value) {
+    let data = json!({"a": 1, "b": 2, "c": 3});
+    let task = TaskScope {
+        phase: "Succeeded",
+        outputs: &data,
+        error: None,
+        attempts: 1,
+    };
+    let tasks = BTreeMap::from([("t".to_owned(), task)]);
+    let scope = Scope {
+        inputs: &data,
+        workflow: WORKFLOW,
+        tasks: &tasks,
+    };
+    let template = Template::compile(&format!("${{{{ {expression} }}}}")).unwrap();
+    assert_eq!(template.evaluate(&scope), Ok(expected.clone()));
+    // The same with a neighbour that uses little, or much.
+    for other in ["inputs.a", "inputs", "tasks.t.outputs.b", "tasks.t"] {
+        let tree = json!([
+            format!("${{{{ {other} }}}}"),
+            format!("${{{{ {expression} }}}}")
+        ]);
+        let result = ValueTemplate::compile(&tree, "")
+            .unwrap()
+            .evaluate(&scope)
+            .unwrap();
+        assert_eq!(result[1], expected, "beside {other}");
+    }
 }
 
 #[test]
