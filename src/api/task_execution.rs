@@ -1,5 +1,10 @@
 //! `TaskExecution`: one task of one run. Written by the operator alone.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn has a type of its own"
+)]
+
 use k8s_openapi::api::core::v1::Container;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

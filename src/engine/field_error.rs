@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::engine::expression::CompileError;
+
 /// A field that cannot be accepted. The message says what is wrong and, where there is one, the
 /// way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,3 +31,15 @@ impl fmt::Display for FieldError {
 }
 
 impl std::error::Error for FieldError {}
+
+impl From<CompileError> for FieldError {
+    fn from(error: CompileError) -> Self {
+        let at = |expression: &str| format!("{}, in ${{{{ {expression} }}}}", error.message());
+        FieldError::new(
+            error.path().unwrap_or("spec"),
+            error
+                .expression()
+                .map_or_else(|| error.message().to_owned(), at),
+        )
+    }
+}

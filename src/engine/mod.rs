@@ -2,7 +2,17 @@
 //! No I/O, no clock, no randomness, no Kubernetes client.
 
 pub mod admission;
+pub mod attempt;
+pub mod backoff;
+pub mod container;
+pub mod definition;
 pub mod expression;
 pub mod field_error;
+pub mod graph;
+pub mod names;
 pub mod outcome;
 pub mod pod;
+pub mod resolve;
+pub mod run;
+pub mod spec_hash;
+pub mod workflow;

@@ -179,15 +179,15 @@ fn holds_between(told: u64, trusted: u64, history: &[(u64, Time)]) -> bool {
 }
 
 /// Whether a chain that is empty, though events up to `trusted` were stored, is empty because the server lost them.
-/// Otherwise they had their time: limits take the oldest messages first, so nothing younger than the oldest message
-/// that is left can have gone that way.
+/// Otherwise they had their time. Limits take the oldest messages first: if none was ever removed, and for events
+/// younger than the oldest message that is left, it cannot have been that.
 fn went_back(trusted: u64, history: &[(u64, Time)], stream: &StreamIdentity) -> bool {
     let mut acknowledged = history.iter().filter(|(sequence, _)| *sequence <= trusted);
     let newest = acknowledged.next_back().map(|(_, at)| *at);
     let oldest = stream
         .oldest
         .map(|oldest| Time(oldest).after(CLOCK_TOLERANCE));
-    stream.last_sequence == 0
+    stream.first_sequence <= 1
         || matches!((newest, oldest), (Some(newest), Some(oldest)) if newest > oldest)
 }
 
@@ -210,11 +210,13 @@ mod tests {
             .collect()
     }
 
-    fn stream(last_sequence: u64, oldest: Option<i64>) -> StreamIdentity {
+    fn stream(first_sequence: u64, oldest: Option<i64>) -> StreamIdentity {
+        let oldest = oldest.map(|second| at(second).0);
         StreamIdentity {
             created: "c".into(),
-            last_sequence,
-            oldest: oldest.map(|second| at(second).0),
+            first_sequence,
+            last_sequence: 90,
+            oldest,
         }
     }
 
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case::all_gone(stream(0, None))]
+    #[case::nothing_was_ever_removed(stream(1, Some(5000)))]
     #[case::older_messages_are_left(stream(40, Some(0)))]
     fn a_stream_that_lost_the_chain_gets_it_again(#[case] stream: StreamIdentity) {
         let mut chain = Chain::new(4);

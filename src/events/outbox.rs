@@ -59,8 +59,15 @@ impl<'a> Object<'a> {
                     .collect()
             }
             Object::Task(task) => {
-                let transitions = task.status.iter().flat_map(|status| &status.transitions);
-                let told = transitions.map(|transition| (transition.seq, transition.at));
+                let status = task.status.as_ref();
+                let transitions = status.map_or(&[][..], |status| &status.transitions);
+                // A final one without transitions was let go and its copy stripped: it cannot tell what it was.
+                if transitions.is_empty() && status.is_some_and(|status| status.phase.is_final()) {
+                    return Vec::new();
+                }
+                let told = transitions
+                    .iter()
+                    .map(|transition| (transition.seq, transition.at));
                 std::iter::once((1, created(task))).chain(told).collect()
             }
         }

@@ -252,6 +252,8 @@ fn an_object_without_status_tells_what_its_existence_tells() {
     assert_eq!(Object::Task(&created).newest(), 1);
     assert_eq!(events(Object::Task(&created), 0).len(), 1);
     assert!(events(Object::Task(&created), 1).is_empty());
+    // What was let go and stripped in memory must not be told anew without its inputs.
+    assert!(events(Object::Task(&task(json!({"phase": "Succeeded"}))), 0).is_empty());
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct Stored {
 pub struct StreamIdentity {
     /// When it was created, as the server writes it: another value is another stream.
     pub created: String,
+    /// The sequence of the oldest message that is still there. Up to 1: none was ever removed.
+    pub first_sequence: u64,
     /// The sequence of the last message that it took; it only ever grows, unless the server lost data.
     pub last_sequence: u64,
     /// When the oldest message that is still there was stored; none if the stream is empty.

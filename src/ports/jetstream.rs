@@ -104,6 +104,7 @@ pub(super) struct StreamInfo {
 #[derive(Debug, Clone, Deserialize)]
 struct StreamState {
     messages: u64,
+    first_seq: u64,
     last_seq: u64,
     first_ts: Option<jiff::Timestamp>,
 }
@@ -112,6 +113,7 @@ impl StreamInfo {
     pub(super) fn identity(self) -> StreamIdentity {
         StreamIdentity {
             created: self.created,
+            first_sequence: self.state.first_seq,
             last_sequence: self.state.last_seq,
             oldest: self.state.first_ts.filter(|_| self.state.messages > 0),
         }

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod clock;
 pub mod ids;
 mod jetstream;
+pub mod memory;
 pub mod nats;
 mod nats_log;
 

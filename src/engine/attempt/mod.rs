@@ -1,0 +1,400 @@
+//! A task execution's next step: dispatch, wait, stop, record, retry.
+//!
+//! [`plan`] is total and pure. Applying its steps in order and planning again yields the next
+//! steps, and at rest none. What it may never do: start an attempt while the pod of an earlier
+//! one may still run, take a pod for gone on a cache's word, or leave a final phase.
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        ErrorCode, FINALIZER_OUTCOME, LABEL_ATTEMPT, Stop, Stopping, TaskExecution,
+        TaskExecutionStatus, TaskPhase, Time,
+    },
+    engine::outcome::{self, PodState, WaitKind},
+};
+
+/// A run that is being ended goes final after so long even if a pod cannot be confirmed dead
+/// (its node does not answer).
+pub const UNREACHABLE_GRACE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// An attempt that ends sooner has no status write of its own for having started.
+pub const RUNNING_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A pod that nothing is wrong with but that waits longer than this shows why.
+const VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What is known of a pod.
+#[derive(Clone, Copy, Debug)]
+pub enum PodView<'a> {
+    /// It exists.
+    Present(&'a Pod),
+    /// The cache does not have it, which proves nothing.
+    Unseen,
+    /// The API server, asked just now, does not have it.
+    Gone,
+}
+
+/// One effect, with nothing left to choose.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Write this status with the resourceVersion that it was decided from.
+    Record(Box<TaskExecutionStatus>),
+    /// Create the pod of this attempt.
+    CreatePod(u32),
+    /// Ask the API server whether the pod of this attempt exists, and plan again.
+    ConfirmPod(u32),
+    /// Delete the pod of this attempt, gracefully.
+    DeletePod(u32),
+    /// Take the outcome finalizer from the pod of this attempt.
+    ReleasePod(u32),
+}
+
+/// Steps to apply in order, and when to look again if nothing else happens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// The next point in time at which something is due.
+    pub wake: Option<Time>,
+}
+
+impl Plan {
+    fn step(step: Step) -> Plan {
+        Plan {
+            steps: vec![step],
+            wake: None,
+        }
+    }
+
+    fn wake(at: Option<Time>) -> Plan {
+        Plan {
+            steps: Vec::new(),
+            wake: at,
+        }
+    }
+
+    fn then(mut self, step: Step) -> Plan {
+        self.steps.push(step);
+        self
+    }
+}
+
+/// The status of an execution whose pod the API server refuses for good; none if asking again
+/// may help (a quota that is used up, a webhook).
+pub fn refused(te: &TaskExecution, message: &str, now: Time) -> Option<TaskExecutionStatus> {
+    let passing = message.contains("exceeded quota") || message.contains("is being terminated");
+    let status = te.status.clone().unwrap_or_default();
+    if passing || status.phase.is_final() {
+        return None;
+    }
+    let attempt = current_attempt(te);
+    let execution = Execution {
+        te,
+        status: &status,
+        attempt,
+        now,
+        stop: wanted_stop(te, now),
+    };
+    let plan = execution.record_stop(&Stop {
+        code: ErrorCode::PodRefused.as_str().to_owned(),
+        reason: format!("the API server refused the pod: {message}"),
+    });
+    plan.steps.into_iter().find_map(|step| match step {
+        Step::Record(status) => Some(*status),
+        _ => None,
+    })
+}
+
+/// The attempt whose pod matters now: the one that runs or is next to run, or the last one of an
+/// execution that ended.
+pub fn current_attempt(te: &TaskExecution) -> u32 {
+    match &te.status {
+        Some(status) if status.phase.is_final() => status.attempt,
+        Some(status) => status.failures.application + status.failures.infrastructure + 1,
+        None => 1,
+    }
+}
+
+/// Decides a task execution's next steps from its object, its current pod (see
+/// [`current_attempt`]), the pod of the attempt before, and the time.
+pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time) -> Plan {
+    let status = te.status.clone().unwrap_or_default();
+    let attempt = current_attempt(te);
+    if status.phase.is_final() {
+        return plan_ended(pod, attempt);
+    }
+    if previous.is_some_and(is_held) {
+        return Plan::step(Step::ReleasePod(attempt - 1));
+    }
+    let execution = Execution {
+        te,
+        status: &status,
+        attempt,
+        now,
+        stop: wanted_stop(te, now),
+    };
+    match pod {
+        PodView::Unseen => execution.without_pod(false),
+        PodView::Gone => execution.without_pod(true),
+        PodView::Present(pod) if !is_ours(pod, te, attempt) => execution.with_namesake(),
+        PodView::Present(pod) => execution.with_pod(pod),
+    }
+}
+
+/// A final execution: let its pod go; one that a former leader created too late is deleted.
+fn plan_ended(pod: PodView, attempt: u32) -> Plan {
+    match pod {
+        PodView::Present(pod) if is_held(pod) => {
+            let ended = matches!(outcome::observe(pod, None), PodState::Ended(_));
+            if ended || pod.metadata.deletion_timestamp.is_some() {
+                Plan::step(Step::ReleasePod(attempt))
+            } else {
+                Plan::step(Step::DeletePod(attempt)).then(Step::ReleasePod(attempt))
+            }
+        }
+        _ => Plan::default(),
+    }
+}
+
+/// Whether a pod still carries our finalizer.
+pub fn is_held(pod: &Pod) -> bool {
+    pod.finalizers()
+        .iter()
+        .any(|name| name == FINALIZER_OUTCOME)
+}
+
+/// Whether a pod of the right name is really this attempt's.
+pub fn is_ours(pod: &Pod, te: &TaskExecution, attempt: u32) -> bool {
+    let uid = te.metadata.uid.as_deref();
+    let owned = pod
+        .owner_references()
+        .iter()
+        .any(|owner| Some(owner.uid.as_str()) == uid);
+    owned
+        && pod
+            .labels()
+            .get(LABEL_ATTEMPT)
+            .is_some_and(|label| *label == attempt.to_string())
+}
+
+/// Why the execution should end now, if it should.
+fn wanted_stop(te: &TaskExecution, now: Time) -> Option<Stop> {
+    if let Some(stop) = &te.spec.stop {
+        return Some(stop.clone());
+    }
+    let stop = |code: ErrorCode, reason: String| Stop {
+        code: code.as_str().to_owned(),
+        reason,
+    };
+    if te.metadata.deletion_timestamp.is_some() {
+        return Some(stop(
+            ErrorCode::Deleted,
+            "the task execution was deleted".to_owned(),
+        ));
+    }
+    let deadline = te.spec.deadline?;
+    (now >= created_at(te, now).after(deadline.get())).then(|| {
+        stop(
+            ErrorCode::DeadlineExceeded,
+            format!("the task took longer than its deadline of {deadline}"),
+        )
+    })
+}
+
+/// Whether a stop with this code ends the execution as Cancelled.
+fn cancels(code: &str) -> bool {
+    code == ErrorCode::Cancelled.as_str() || code == ErrorCode::Deleted.as_str()
+}
+
+fn created_at(te: &TaskExecution, now: Time) -> Time {
+    te.metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(now, |time| Time(time.0))
+}
+
+/// An execution that has not ended, at one point in time.
+struct Execution<'a> {
+    te: &'a TaskExecution,
+    status: &'a TaskExecutionStatus,
+    attempt: u32,
+    now: Time,
+    stop: Option<Stop>,
+}
+
+impl Execution<'_> {
+    /// The recorded decision to stop this very attempt.
+    fn stopping(&self) -> Option<&Stopping> {
+        self.status
+            .stopping
+            .as_ref()
+            .filter(|stopping| stopping.attempt == self.attempt)
+    }
+
+    /// Whether this attempt's pod is known to have existed.
+    fn has_begun(&self) -> bool {
+        self.status.attempt == self.attempt || self.stopping().is_some()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let deadline = self.te.spec.deadline?;
+        Some(created_at(self.te, self.now).after(deadline.get()))
+    }
+
+    fn without_pod(&self, confirmed: bool) -> Plan {
+        if self.has_begun() {
+            return if confirmed {
+                self.record_end(&outcome::gone(self.stopping()))
+            } else {
+                Plan::step(Step::ConfirmPod(self.attempt))
+            };
+        }
+        if let Some(stop) = &self.stop {
+            return if confirmed || self.te.spec.container.is_none() {
+                self.record_stop(stop)
+            } else {
+                Plan::step(Step::ConfirmPod(self.attempt))
+            };
+        }
+        match self.status.retry_at {
+            Some(at) if at > self.now => Plan::wake(earliest([Some(at), self.deadline()])),
+            _ => Plan::step(Step::CreatePod(self.attempt)),
+        }
+    }
+
+    /// Somebody else's pod has our name: wait until it is gone, as long as the deadline allows.
+    fn with_namesake(&self) -> Plan {
+        if let Some(stop) = &self.stop {
+            return self.record_stop(stop);
+        }
+        let message = "a pod that does not belong to this attempt has its name; delete that pod";
+        self.show_waiting("NameTaken", message, self.deadline())
+    }
+
+    fn with_pod(&self, pod: &Pod) -> Plan {
+        match outcome::observe(pod, self.stopping()) {
+            PodState::Ended(ended) if ended.lingers => self
+                .record_end(&ended)
+                .then(Step::DeletePod(self.attempt))
+                .then(Step::ReleasePod(self.attempt)),
+            PodState::Ended(ended) => self.record_end(&ended).then(Step::ReleasePod(self.attempt)),
+            PodState::Running { since } => self.running(pod, since),
+            PodState::Waiting {
+                kind,
+                reason,
+                message,
+                since,
+            } => self.waiting(pod, kind, since, &reason, &message),
+        }
+    }
+
+    fn running(&self, pod: &Pod, since: Time) -> Plan {
+        let timeout_at = self
+            .te
+            .spec
+            .timeout
+            .map(|timeout| since.after(timeout.get()));
+        let overdue = timeout_at.is_some_and(|at| self.now >= at);
+        if let Some(stop) = self
+            .stop
+            .clone()
+            .or_else(|| overdue.then(|| self.timed_out()))
+        {
+            return self.stop_pod(pod, &stop);
+        }
+        if self.stopping().is_some() {
+            return self.delete_once(pod);
+        }
+        let shown = self.status.phase == TaskPhase::Running && self.status.attempt == self.attempt;
+        let show_at = since.after(RUNNING_AFTER);
+        if !shown && self.now >= show_at {
+            return self.record_running(since);
+        }
+        Plan::wake(earliest([
+            (!shown).then_some(show_at),
+            timeout_at,
+            self.deadline(),
+        ]))
+    }
+
+    fn timed_out(&self) -> Stop {
+        let timeout = self
+            .te
+            .spec
+            .timeout
+            .map(|timeout| timeout.to_string())
+            .unwrap_or_default();
+        Stop {
+            code: ErrorCode::Timeout.as_str().to_owned(),
+            reason: format!("the attempt ran longer than its timeout of {timeout}"),
+        }
+    }
+
+    fn waiting(&self, pod: &Pod, kind: WaitKind, since: Time, reason: &str, message: &str) -> Plan {
+        if let Some(stop) = &self.stop {
+            return self.stop_pod(pod, stop);
+        }
+        if self.stopping().is_some() {
+            return self.delete_once(pod);
+        }
+        let visible_at = match kind {
+            WaitKind::Image => since,
+            WaitKind::Scheduling | WaitKind::Starting => since.after(VISIBLE_AFTER),
+        };
+        let bound = kind
+            .overdue()
+            .map(|code| (code, since.after(self.te.spec.image_pull_timeout.get())));
+        if let Some((code, _)) = bound.filter(|(_, at)| self.now >= *at) {
+            return self.stop_pod(pod, &self.never_started(code, reason, message));
+        }
+        let due = earliest([bound.map(|(_, at)| at), self.deadline()]);
+        if self.now >= visible_at {
+            return self.show_waiting(reason, message, due);
+        }
+        Plan::wake(earliest([Some(visible_at), due]))
+    }
+
+    fn never_started(&self, code: ErrorCode, reason: &str, message: &str) -> Stop {
+        Stop {
+            code: code.as_str().to_owned(),
+            reason: format!(
+                "the container did not start within imagePullTimeout ({}): {reason}: {message}",
+                self.te.spec.image_pull_timeout
+            ),
+        }
+    }
+
+    /// First the decision is recorded, then the pod is deleted: our own deletion must never be
+    /// taken for somebody else's.
+    fn stop_pod(&self, pod: &Pod, stop: &Stop) -> Plan {
+        match self.stopping() {
+            None => self.record_stopping(stop),
+            Some(stopping) => {
+                let give_up = stopping.at.after(UNREACHABLE_GRACE);
+                if self.te.spec.stop.is_some() && self.now >= give_up {
+                    return self.record_end(&outcome::gone(Some(stopping)));
+                }
+                let mut plan = self.delete_once(pod);
+                plan.wake = Some(give_up);
+                plan
+            }
+        }
+    }
+
+    fn delete_once(&self, pod: &Pod) -> Plan {
+        match pod.metadata.deletion_timestamp {
+            Some(_) => Plan::default(),
+            None => Plan::step(Step::DeletePod(self.attempt)),
+        }
+    }
+}
+
+fn earliest<const N: usize>(times: [Option<Time>; N]) -> Option<Time> {
+    times.into_iter().flatten().min()
+}

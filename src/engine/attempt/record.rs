@@ -1,0 +1,348 @@
+//! The statuses that an attempt's course leaves behind, transitions included.
+
+use serde_json::{Value, json};
+
+use super::{Execution, Plan, Step, cancels, earliest};
+use crate::{
+    api::{
+        AttemptRecord, Condition, Duration, ErrorCode, ErrorInfo, FailureClass, Stop, Stopping,
+        TaskEvent, TaskExecutionStatus, TaskPhase, TaskTransition, Time,
+    },
+    engine::{
+        backoff, names,
+        outcome::{Ended, Outcome},
+    },
+};
+
+/// Ended attempts kept in status.
+const KEPT_ATTEMPTS: usize = 10;
+
+/// Transitions kept in status once they are in the stream. (Those that are not are all kept.)
+const KEPT_TRANSITIONS: usize = 32;
+
+impl Execution<'_> {
+    fn executor(&self) -> String {
+        names::pod_name(
+            self.te.metadata.name.as_deref().unwrap_or_default(),
+            self.attempt,
+        )
+    }
+
+    /// The present status with what every write says.
+    fn draft(&self) -> TaskExecutionStatus {
+        let mut status = self.status.clone();
+        prune(&mut status);
+        status
+    }
+
+    fn push(&self, status: &mut TaskExecutionStatus, event: TaskEvent, at: Time, data: Value) {
+        // Seq 1 is the creation.
+        let seq = status.transitions.last().map_or(2, |last| last.seq + 1);
+        let data = (!data.is_null()).then_some(data);
+        status.transitions.push(TaskTransition {
+            seq,
+            event,
+            attempt: self.attempt,
+            at,
+            data,
+        });
+    }
+
+    /// The attempt's container runs; unless that was said before.
+    fn push_started(&self, status: &mut TaskExecutionStatus, since: Time) {
+        let said = status
+            .transitions
+            .iter()
+            .any(|seen| seen.event == TaskEvent::Started && seen.attempt == self.attempt);
+        if said {
+            return;
+        }
+        let executor = self.executor();
+        status.attempt = self.attempt;
+        status.started_at.get_or_insert(since);
+        self.push(
+            status,
+            TaskEvent::Started,
+            since,
+            json!({"executor": executor}),
+        );
+        status.executor = Some(executor);
+    }
+
+    pub(super) fn record_running(&self, since: Time) -> Plan {
+        let mut status = self.draft();
+        status.phase = TaskPhase::Running;
+        status.reason = None;
+        status.message = None;
+        status.retry_at = None;
+        self.push_started(&mut status, since);
+        record(status)
+    }
+
+    /// Shows what an attempt waits for, once for each reason.
+    pub(super) fn show_waiting(&self, reason: &str, message: &str, wake: Option<Time>) -> Plan {
+        // The kubelet alternates between these two while it backs off; one write is enough.
+        let same =
+            |shown: &str| shown == reason || (is_pull_failure(shown) && is_pull_failure(reason));
+        if self.status.reason.as_deref().is_some_and(same)
+            && self.status.phase == TaskPhase::Pending
+        {
+            return Plan::wake(wake);
+        }
+        let mut status = self.draft();
+        status.phase = TaskPhase::Pending;
+        status.attempt = self.attempt;
+        status.executor = Some(self.executor());
+        status.reason = Some(reason.to_owned());
+        status.message = Some(message.to_owned());
+        status.retry_at = None;
+        Plan {
+            wake,
+            ..record(status)
+        }
+    }
+
+    pub(super) fn record_stopping(&self, stop: &Stop) -> Plan {
+        let mut status = self.draft();
+        status.attempt = self.attempt;
+        status.reason = Some(stop.code.clone());
+        status.message = Some(stop.reason.clone());
+        status.stopping = Some(Stopping {
+            attempt: self.attempt,
+            code: stop.code.clone(),
+            reason: stop.reason.clone(),
+            at: self.now,
+        });
+        record(status)
+    }
+
+    /// Ends an execution that has no pod.
+    pub(super) fn record_stop(&self, stop: &Stop) -> Plan {
+        let mut status = self.draft();
+        self.end_stopped(&mut status, &stop.code, &stop.reason, None);
+        record(status)
+    }
+
+    /// The attempt ended: success, another attempt, or the end.
+    pub(super) fn record_end(&self, ended: &Ended) -> Plan {
+        let mut status = self.draft();
+        status.attempt = self.attempt;
+        status.executor = Some(self.executor());
+        status.retry_at = None;
+        if let Some(since) = ended.started_at {
+            self.push_started(&mut status, since);
+        }
+        match &ended.outcome {
+            Outcome::Succeeded { outputs } => self.end_succeeded(&mut status, ended, outputs),
+            Outcome::Stopped => self.end_attempt_stopped(&mut status, ended),
+            Outcome::Failed {
+                class,
+                error,
+                retryable,
+            } => {
+                self.end_failed(&mut status, ended, *class, error, *retryable);
+            }
+        }
+        status.stopping = None;
+        let wake = status.retry_at;
+        Plan {
+            wake: earliest([wake]),
+            ..record(status)
+        }
+    }
+
+    fn end_succeeded(&self, status: &mut TaskExecutionStatus, ended: &Ended, outputs: &Value) {
+        self.keep_attempt(status, ended, None, "Completed", None);
+        status.outputs = Some(outputs.clone());
+        self.push(status, TaskEvent::Completed, self.now, Value::Null);
+        self.finish(status, TaskPhase::Succeeded, "Completed", None);
+    }
+
+    /// The pod ended because we had decided so.
+    fn end_attempt_stopped(&self, status: &mut TaskExecutionStatus, ended: &Ended) {
+        let Some(stopping) = self.stopping() else {
+            return;
+        };
+        if stopping.code == ErrorCode::Timeout.as_str() && self.stop.is_none() {
+            let error = ErrorInfo::new(ErrorCode::Timeout, stopping.reason.clone());
+            return self.end_failed(status, ended, FailureClass::Application, &error, true);
+        }
+        self.end_stopped(status, &stopping.code, &stopping.reason, Some(ended));
+    }
+
+    /// Ends the execution for good by a wish from outside, a deadline, or a spec that cannot run.
+    fn end_stopped(
+        &self,
+        status: &mut TaskExecutionStatus,
+        code: &str,
+        reason: &str,
+        ended: Option<&Ended>,
+    ) {
+        if let Some(ended) = ended {
+            self.keep_attempt(status, ended, None, code, Some(reason));
+        }
+        status.stopping = None;
+        status.retry_at = None;
+        if cancels(code) {
+            self.push(
+                status,
+                TaskEvent::Cancelled,
+                self.now,
+                json!({"reason": reason}),
+            );
+            status.error = Some(ErrorInfo {
+                message: reason.to_owned(),
+                code: code.to_owned(),
+                details: None,
+            });
+            self.finish(status, TaskPhase::Cancelled, code, Some(reason));
+        } else {
+            let error = ErrorInfo {
+                message: reason.to_owned(),
+                code: code.to_owned(),
+                details: None,
+            };
+            self.push_failed(status, &error, FailureClass::Application);
+            status.error = Some(error);
+            self.finish(status, TaskPhase::Failed, code, Some(reason));
+        }
+    }
+
+    fn end_failed(
+        &self,
+        status: &mut TaskExecutionStatus,
+        ended: &Ended,
+        class: FailureClass,
+        error: &ErrorInfo,
+        retryable: bool,
+    ) {
+        self.keep_attempt(
+            status,
+            ended,
+            Some(class),
+            &error.code,
+            Some(&error.message),
+        );
+        let (spent, budget) = match class {
+            FailureClass::Application => {
+                status.failures.application += 1;
+                (
+                    status.failures.application,
+                    self.te.spec.retry.max_attempts.saturating_sub(1),
+                )
+            }
+            FailureClass::Infrastructure => {
+                status.failures.infrastructure += 1;
+                (
+                    status.failures.infrastructure,
+                    self.te.spec.infrastructure_retries,
+                )
+            }
+        };
+        self.push_failed(status, error, class);
+        if let Some(stop) = self.stop.as_ref().filter(|stop| cancels(&stop.code)) {
+            // Nobody waits for this task any more; its failure is told, its end is the wish.
+            return self.end_stopped(status, &stop.code, &stop.reason, None);
+        }
+        if retryable && spent <= budget && self.stop.is_none() {
+            return self.schedule_retry(status, error, spent);
+        }
+        status.error = Some(error.clone());
+        self.finish(status, TaskPhase::Failed, &error.code, Some(&error.message));
+    }
+
+    fn schedule_retry(&self, status: &mut TaskExecutionStatus, error: &ErrorInfo, failures: u32) {
+        let uid = self.te.metadata.uid.as_deref().unwrap_or_default();
+        let delay = backoff::delay(&self.te.spec.retry.backoff, failures, uid);
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let data = json!({"next_attempt_delay_ms": millis, "attempt_number": self.attempt + 1});
+        self.push(status, TaskEvent::RetryScheduled, self.now, data);
+        status.phase = TaskPhase::Retrying;
+        status.retry_at = Some(self.now.after(delay));
+        status.reason = Some(error.code.clone());
+        status.message = Some(error.message.clone());
+    }
+
+    fn push_failed(
+        &self,
+        status: &mut TaskExecutionStatus,
+        error: &ErrorInfo,
+        class: FailureClass,
+    ) {
+        let data = json!({
+            "error": error,
+            "class": class,
+            "max_attempts": self.te.spec.retry.max_attempts,
+            // Tries of the task's own: what infrastructure cost it does not count.
+            "current_attempt": self.status.failures.application + 1,
+        });
+        self.push(status, TaskEvent::Failed, self.now, data);
+    }
+
+    fn keep_attempt(
+        &self,
+        status: &mut TaskExecutionStatus,
+        ended: &Ended,
+        class: Option<FailureClass>,
+        reason: &str,
+        message: Option<&str>,
+    ) {
+        if status.attempts.len() >= KEPT_ATTEMPTS {
+            status.attempts.remove(0);
+        }
+        status.attempts.push(AttemptRecord {
+            number: self.attempt,
+            executor: self.executor(),
+            started_at: ended.started_at,
+            finished_at: ended.finished_at.unwrap_or(self.now),
+            class,
+            reason: reason.to_owned(),
+            exit_code: ended.exit_code,
+            message: message.map(str::to_owned),
+        });
+    }
+
+    fn finish(
+        &self,
+        status: &mut TaskExecutionStatus,
+        phase: TaskPhase,
+        reason: &str,
+        message: Option<&str>,
+    ) {
+        status.phase = phase;
+        status.reason = Some(reason.to_owned());
+        status.message = message.map(str::to_owned);
+        status.finished_at = Some(self.now);
+        status.duration = status
+            .started_at
+            .map(|start| Duration::from(self.now.since(start)));
+        status.conditions = Condition::finished(
+            phase == TaskPhase::Succeeded,
+            reason,
+            message.unwrap_or_default(),
+            self.now,
+            self.te.metadata.generation,
+        );
+    }
+}
+
+fn is_pull_failure(reason: &str) -> bool {
+    matches!(reason, "ErrImagePull" | "ImagePullBackOff")
+}
+
+fn record(status: TaskExecutionStatus) -> Plan {
+    Plan::step(Step::Record(Box::new(status)))
+}
+
+/// Lets go of old transitions that the stream has.
+fn prune(status: &mut TaskExecutionStatus) {
+    let mirrored = status.mirror.as_ref().map_or(0, |mirror| mirror.seq);
+    let surplus = status.transitions.len().saturating_sub(KEPT_TRANSITIONS);
+    let prunable = status
+        .transitions
+        .iter()
+        .take(surplus)
+        .take_while(|seen| seen.seq <= mirrored)
+        .count();
+    status.transitions.drain(..prunable);
+}

@@ -1,0 +1,85 @@
+//! Names of children: deterministic, so that a stale cache meets AlreadyExists instead of making
+//! a second child, and different for every run, so that a re-created workflow does not meet its
+//! predecessor's.
+
+use sha2::{Digest, Sha256};
+
+/// The longest name of a task execution: a pod adds `-<attempt>` of up to four characters and
+/// must stay a DNS label.
+pub const MAX_TASK_EXECUTION_NAME: usize = 58;
+
+const HASH_LENGTH: usize = 8;
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// The name of the task execution of `task` in the run `workflow` (an object's name) with `uid`.
+///
+/// The hash keeps runs apart, and task `a-b` of run `c` from task `b` of run `c-a`.
+pub fn task_execution_name(workflow: &str, uid: &str, task: &str) -> String {
+    let mut digest = Sha256::new();
+    for part in [uid, task] {
+        digest.update(part.as_bytes());
+        digest.update([0]);
+    }
+    let hash: String = digest
+        .finalize()
+        .iter()
+        .take(HASH_LENGTH)
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect();
+    let mut name = format!("{workflow}-{task}");
+    name.truncate(MAX_TASK_EXECUTION_NAME - HASH_LENGTH - 1);
+    format!("{}-{hash}", name.trim_end_matches('-'))
+}
+
+/// The name of the pod of one attempt.
+pub fn pod_name(task_execution: &str, attempt: u32) -> String {
+    format!("{task_execution}-{attempt}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn runs_of_the_same_name_have_different_children() {
+        assert_ne!(
+            task_execution_name("hello", "uid-1", "greet"),
+            task_execution_name("hello", "uid-2", "greet")
+        );
+    }
+
+    #[test]
+    fn the_readable_part_comes_first() {
+        assert!(task_execution_name("hello", "uid", "greet").starts_with("hello-greet-"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #[test]
+        fn every_child_name_is_a_dns_label_with_room_for_the_attempt(
+            workflow in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            task in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            attempt in 1u32..200,
+        ) {
+            let name = task_execution_name(&workflow, "uid", &task);
+            let pod = pod_name(&name, attempt);
+            prop_assert!(name.len() <= MAX_TASK_EXECUTION_NAME);
+            prop_assert!(pod.len() <= 63);
+            prop_assert!(pod.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
+        }
+
+        #[test]
+        fn different_tasks_have_different_names(
+            a in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?"),
+            b in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?"),
+        ) {
+            prop_assume!(a != b);
+            prop_assert_ne!(
+                task_execution_name(&a.0, &a.0, &a.1),
+                task_execution_name(&b.0, &b.0, &b.1)
+            );
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A run's next step: begin, start tasks, decide to stop, end.
+//!
+//! [`plan`] is pure. Decisions are recorded before they are acted upon, and the final phase comes
+//! after the last task execution has ended.
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use crate::{
+    api::{
+        ErrorCode, FINALIZER_EVENTS, Stop, TaskExecution, Time, Workflow, WorkflowEvent,
+        WorkflowStatus,
+    },
+    engine::{
+        definition::Definition,
+        field_error::FieldError,
+        resolve::{Lookup, RunData},
+        run::{Run, TaskIndex},
+        spec_hash::spec_hash,
+    },
+};
+
+/// Progress is written at most once in this time.
+pub const PROGRESS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// One effect, with nothing left to choose.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Put our finalizer on the workflow.
+    Hold,
+    /// Write this status with the resourceVersion that it was decided from.
+    Record(Box<WorkflowStatus>),
+    /// Create this task execution.
+    Create(TaskIndex, Box<TaskExecution>),
+    /// Ask the task execution of this name to end.
+    Stop(String, Stop),
+}
+
+/// Steps to apply in order, and when to look again if nothing else happens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// The next point in time at which something is due.
+    pub wake: Option<Time>,
+}
+
+impl Plan {
+    fn step(step: Step) -> Plan {
+        Plan {
+            steps: vec![step],
+            wake: None,
+        }
+    }
+}
+
+/// What a decision is taken from.
+pub struct Observed<'a> {
+    /// The object.
+    pub workflow: &'a Workflow,
+    /// Its tasks and where they are, or what is wrong with the spec.
+    pub graph: Result<(&'a Definition, &'a Run), &'a [FieldError]>,
+    /// The task executions.
+    pub lookup: Lookup<'a>,
+    /// The task executions that have not ended, wanted only if the spec cannot be run.
+    pub unended: &'a [Arc<TaskExecution>],
+    /// When progress was last written by this process.
+    pub last_progress: Option<Time>,
+    /// The time.
+    pub now: Time,
+}
+
+/// Decides a workflow's next steps.
+pub fn plan(observed: &Observed) -> Plan {
+    let status = observed.workflow.status.clone().unwrap_or_default();
+    if status.phase.is_final() {
+        return Plan::default();
+    }
+    let deleted = observed.workflow.metadata.deletion_timestamp.is_some();
+    if deleted && status.started_at.is_none() {
+        return Plan::default();
+    }
+    if !deleted && !is_held(observed.workflow) {
+        return Plan::step(Step::Hold);
+    }
+    if status.started_at.is_none() {
+        return observed.begin();
+    }
+    match observed.graph {
+        Err(errors) => observed.fail_spec(&status, errors),
+        Ok((definition, run)) => {
+            let data = RunData {
+                workflow: observed.workflow,
+                definition,
+                run,
+                lookup: observed.lookup,
+            };
+            observed.go_on(&status, &data)
+        }
+    }
+}
+
+/// Whether a workflow carries our finalizer.
+pub fn is_held(workflow: &Workflow) -> bool {
+    workflow
+        .finalizers()
+        .iter()
+        .any(|name| name == FINALIZER_EVENTS)
+}
+
+/// A decision to end a run before its tasks are done.
+#[derive(Clone, Debug)]
+struct Halt {
+    event: WorkflowEvent,
+    reason: String,
+}
+
+impl Observed<'_> {
+    fn go_on(&self, status: &WorkflowStatus, data: &RunData) -> Plan {
+        if let Some(halt) = self.halt(status) {
+            let mut run = data.run.clone();
+            run.halt();
+            return self.stop(status, &RunData { run: &run, ..*data }, &halt);
+        }
+        if data.run.is_over() {
+            return self.end(status, data);
+        }
+        let steps = data
+            .run
+            .startable(data.definition)
+            .into_iter()
+            .map(|task| Step::Create(task, Box::new(data.task_execution(task))))
+            .collect();
+        let mut plan = Plan {
+            steps,
+            wake: self.timeout_at(status),
+        };
+        if let Some(progress) = self.progress(status, data) {
+            match self.last_progress.map(|last| last.after(PROGRESS_EVERY)) {
+                Some(due) if due > self.now => {
+                    plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due)));
+                }
+                _ => plan.steps.push(Step::Record(Box::new(progress))),
+            }
+        }
+        plan
+    }
+
+    /// Whether the run is to be ended: decided earlier, or now.
+    fn halt(&self, status: &WorkflowStatus) -> Option<Halt> {
+        if let Some(halt) = decided(status) {
+            return Some(halt);
+        }
+        let cancelled = |reason: String| {
+            Some(Halt {
+                event: WorkflowEvent::Cancelled,
+                reason,
+            })
+        };
+        if self.workflow.metadata.deletion_timestamp.is_some() {
+            return cancelled("the workflow was deleted".to_owned());
+        }
+        if let Some(cancel) = &self.workflow.spec.cancel {
+            return cancelled(
+                cancel
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| "cancelled by spec.cancel".to_owned()),
+            );
+        }
+        let timeout = self.workflow.spec.timeout?;
+        let overdue = self.timeout_at(status).is_some_and(|at| self.now >= at);
+        overdue.then(|| Halt {
+            event: WorkflowEvent::TimedOut,
+            reason: format!("the workflow ran longer than its timeout of {timeout}"),
+        })
+    }
+
+    fn timeout_at(&self, status: &WorkflowStatus) -> Option<Time> {
+        let timeout = self.workflow.spec.timeout?;
+        Some(status.started_at?.after(timeout.get()))
+    }
+
+    /// The decision is recorded first; then each task that runs is asked to end; when the last
+    /// has ended the phase becomes final.
+    fn stop(&self, status: &WorkflowStatus, data: &RunData, halt: &Halt) -> Plan {
+        if data.run.active().next().is_none() {
+            return self.end_halted(status, data, halt);
+        }
+        if decided(status).is_none() {
+            return self.record_halt(status, data, halt);
+        }
+        let running: Vec<_> = data
+            .run
+            .active()
+            .filter_map(|task| (self.lookup)(task))
+            .collect();
+        Plan {
+            steps: stops(&running, &halt.reason),
+            wake: None,
+        }
+    }
+
+    /// What is wrong with the spec, or that it is no longer the one that the run began with.
+    fn fail_spec(&self, status: &WorkflowStatus, errors: &[FieldError]) -> Plan {
+        if self.unended.is_empty() {
+            return self.end_invalid(status, errors);
+        }
+        Plan {
+            steps: stops(self.unended, "the workflow's spec cannot be run"),
+            wake: None,
+        }
+    }
+}
+
+/// Asks those that were not asked yet to end.
+fn stops(tasks: &[Arc<TaskExecution>], reason: &str) -> Vec<Step> {
+    let stop = Stop {
+        code: ErrorCode::Cancelled.as_str().to_owned(),
+        reason: reason.to_owned(),
+    };
+    tasks
+        .iter()
+        .filter(|te| te.spec.stop.is_none())
+        .map(|te| Step::Stop(te.name_any(), stop.clone()))
+        .collect()
+}
+
+/// The error of a run whose spec changed under it.
+pub fn changed_spec(workflow: &Workflow) -> Option<FieldError> {
+    let pinned = workflow.status.as_ref()?.spec_hash.as_ref()?;
+    let now = spec_hash(&workflow.spec).ok()?;
+    (*pinned != now).then(|| {
+        FieldError::new("spec", "changed after the run had begun, which is not allowed: delete the workflow and create it anew")
+    })
+}
+
+/// The decision to end the run that status already holds.
+fn decided(status: &WorkflowStatus) -> Option<Halt> {
+    status.transitions.iter().find_map(|seen| match seen.event {
+        WorkflowEvent::Cancelled | WorkflowEvent::TimedOut => Some(Halt {
+            event: seen.event,
+            reason: status.message.clone().unwrap_or_default(),
+        }),
+        _ => None,
+    })
+}

@@ -1,0 +1,229 @@
+//! The statuses that a run's course leaves behind, transitions included.
+
+use serde_json::{Value, json};
+
+use super::{Halt, Observed, Plan, Step, decided};
+use crate::{
+    api::{
+        Condition, Duration, ErrorCode, ErrorInfo, RunPhase, TaskPhase, TaskRow, WorkflowEvent,
+        WorkflowStatus, WorkflowTransition,
+    },
+    engine::{
+        field_error::FieldError,
+        resolve::RunData,
+        run::{NodeState, TaskIndex},
+        spec_hash::spec_hash,
+    },
+};
+
+/// Above so many tasks status lists only the failed ones and those under way.
+const MAX_ROWS: usize = 500;
+
+/// The reason of a run whose spec cannot be run.
+const INVALID_SPEC: &str = "InvalidSpec";
+
+impl Observed<'_> {
+    /// The run begins. A spec that cannot be run begins and fails in one write.
+    pub(super) fn begin(&self) -> Plan {
+        let mut status = WorkflowStatus {
+            phase: RunPhase::Running,
+            observed_generation: self.workflow.metadata.generation,
+            spec_hash: spec_hash(&self.workflow.spec).ok(),
+            started_at: Some(self.now),
+            ..WorkflowStatus::default()
+        };
+        self.push(&mut status, WorkflowEvent::Started, Value::Null);
+        match self.graph {
+            Err(errors) => self.end_invalid(&status, errors),
+            Ok((definition, run)) => {
+                let data = RunData {
+                    workflow: self.workflow,
+                    definition,
+                    run,
+                    lookup: self.lookup,
+                };
+                show_progress(&mut status, &data);
+                record(status)
+            }
+        }
+    }
+
+    pub(super) fn end_invalid(&self, status: &WorkflowStatus, errors: &[FieldError]) -> Plan {
+        let listed: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let message = listed.join("; ");
+        let mut status = status.clone();
+        status.error = Some(ErrorInfo::new(ErrorCode::InvalidSpec, message.clone()));
+        self.push(&mut status, WorkflowEvent::Failed, Value::Null);
+        self.finish(&mut status, RunPhase::Failed, INVALID_SPEC, &message);
+        record(status)
+    }
+
+    /// The status with the tasks' present state, if that differs.
+    pub(super) fn progress(
+        &self,
+        status: &WorkflowStatus,
+        data: &RunData,
+    ) -> Option<WorkflowStatus> {
+        let mut next = status.clone();
+        show_progress(&mut next, data);
+        (next != *status).then_some(next)
+    }
+
+    /// All tasks ended by themselves.
+    pub(super) fn end(&self, status: &WorkflowStatus, data: &RunData) -> Plan {
+        let mut status = status.clone();
+        show_progress(&mut status, data);
+        if let Some(failure) = data.run.first_failure() {
+            return self.end_failed(status, task_error(data, failure.task));
+        }
+        match data.outputs() {
+            Err(error) => self.end_failed(
+                status,
+                ErrorInfo::new(ErrorCode::ExpressionError, error.to_string()),
+            ),
+            Ok(outputs) => {
+                status.outputs = outputs;
+                self.push(&mut status, WorkflowEvent::Completed, Value::Null);
+                self.finish(&mut status, RunPhase::Succeeded, "Succeeded", "");
+                record(status)
+            }
+        }
+    }
+
+    fn end_failed(&self, mut status: WorkflowStatus, error: ErrorInfo) -> Plan {
+        self.push(&mut status, WorkflowEvent::Failed, Value::Null);
+        self.finish(&mut status, RunPhase::Failed, &error.code, &error.message);
+        status.error = Some(error);
+        record(status)
+    }
+
+    /// The decision to end the run, while tasks still run.
+    pub(super) fn record_halt(&self, status: &WorkflowStatus, data: &RunData, halt: &Halt) -> Plan {
+        let mut status = status.clone();
+        show_progress(&mut status, data);
+        self.push_halt(&mut status, halt);
+        status.phase = RunPhase::Stopping;
+        record(status)
+    }
+
+    /// The decision to end the run was taken and nothing runs any more.
+    pub(super) fn end_halted(&self, status: &WorkflowStatus, data: &RunData, halt: &Halt) -> Plan {
+        let mut status = status.clone();
+        if decided(&status).is_none() {
+            self.push_halt(&mut status, halt);
+        }
+        let (phase, reason, code) = match halt.event {
+            WorkflowEvent::TimedOut => (RunPhase::TimedOut, "TimedOut", ErrorCode::Timeout),
+            _ => (RunPhase::Cancelled, "Cancelled", ErrorCode::Cancelled),
+        };
+        show_progress(&mut status, data);
+        status.error = Some(ErrorInfo::new(code, halt.reason.clone()));
+        self.finish(&mut status, phase, reason, &halt.reason);
+        record(status)
+    }
+
+    fn push_halt(&self, status: &mut WorkflowStatus, halt: &Halt) {
+        status.message = Some(halt.reason.clone());
+        let data = match halt.event {
+            WorkflowEvent::Cancelled => json!({"reason": halt.reason}),
+            _ => Value::Null,
+        };
+        self.push(status, halt.event, data);
+    }
+
+    fn push(&self, status: &mut WorkflowStatus, event: WorkflowEvent, data: Value) {
+        let seq = status.transitions.last().map_or(1, |last| last.seq + 1);
+        let data = (!data.is_null()).then_some(data);
+        status.transitions.push(WorkflowTransition {
+            seq,
+            event,
+            at: self.now,
+            data,
+        });
+    }
+
+    fn finish(&self, status: &mut WorkflowStatus, phase: RunPhase, reason: &str, message: &str) {
+        status.phase = phase;
+        status.observed_generation = self.workflow.metadata.generation;
+        status.finished_at = Some(self.now);
+        status.duration = status
+            .started_at
+            .map(|start| Duration::from(self.now.since(start)));
+        status.message = (!message.is_empty()).then(|| message.to_owned());
+        status.conditions = Condition::finished(
+            phase == RunPhase::Succeeded,
+            reason,
+            message,
+            self.now,
+            self.workflow.metadata.generation,
+        );
+    }
+}
+
+fn record(status: WorkflowStatus) -> Plan {
+    Plan::step(Step::Record(Box::new(status)))
+}
+
+/// The run's error is the failed task's, with the task's name before it.
+fn task_error(data: &RunData, task: TaskIndex) -> ErrorInfo {
+    let name = &data.definition.tasks()[task].spec.name;
+    let te = (data.lookup)(task);
+    let error = te
+        .as_ref()
+        .and_then(|te| te.status.as_ref())
+        .and_then(|status| status.error.clone());
+    let error = error.unwrap_or_else(|| {
+        ErrorInfo::new(
+            ErrorCode::Deleted,
+            "its task execution was deleted before it ended",
+        )
+    });
+    let details = json!({
+        "failed_task_id": name,
+        "failed_task_exec_id": te.as_ref().and_then(|te| te.metadata.uid.clone()),
+        "task_error": error,
+    });
+    ErrorInfo {
+        message: format!("task {name:?} failed: {}", error.message),
+        code: error.code,
+        details: Some(details),
+    }
+}
+
+fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
+    let total = data.definition.tasks().len();
+    status.done = Some(format!("{}/{total}", data.run.done()));
+    if data.run.is_halted() && !data.run.is_over() {
+        status.phase = RunPhase::Stopping;
+        if let Some(failure) = data.run.first_failure() {
+            status
+                .message
+                .get_or_insert_with(|| task_error(data, failure.task).message);
+        }
+    }
+    let unusual = |task: &TaskIndex| {
+        total <= MAX_ROWS
+            || matches!(
+                data.run.state(*task),
+                NodeState::Active(_) | NodeState::Ended(TaskPhase::Failed | TaskPhase::Cancelled)
+            )
+    };
+    status.tasks = (0..total)
+        .filter(unusual)
+        .take(MAX_ROWS)
+        .map(|task| TaskRow {
+            name: data.definition.tasks()[task].spec.name.clone(),
+            phase: row_phase(data.run.state(task)).to_owned(),
+        })
+        .collect();
+}
+
+fn row_phase(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Waiting => "Waiting",
+        // About to be created: told apart, it would cost a write of its own.
+        NodeState::Ready => TaskPhase::Pending.as_str(),
+        NodeState::Active(phase) | NodeState::Ended(phase) => phase.as_str(),
+        NodeState::Skipped => "Skipped",
+    }
+}

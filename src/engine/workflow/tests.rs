@@ -1,0 +1,444 @@
+//! What a user may rely on of one run.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::{RunPhase, TaskExecution, TaskPhase, WorkflowEvent},
+    engine::{
+        definition::{Definition, Installation},
+        run::Run,
+    },
+};
+
+const START: &str = "2026-01-01T00:00:00Z";
+
+fn at(millis: u64) -> Time {
+    Time(START.parse().unwrap()).after(std::time::Duration::from_millis(millis))
+}
+
+/// A run with everything that the reconciler would keep around it.
+struct World {
+    workflow: Workflow,
+    graph: Result<(Definition, Run), Vec<FieldError>>,
+    tasks: BTreeMap<usize, Arc<TaskExecution>>,
+    now: u64,
+    writes: usize,
+}
+
+impl World {
+    fn new(spec: Value) -> World {
+        let workflow: Workflow = serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+            "metadata": {"name": "w", "namespace": "n", "uid": "wu", "generation": 1,
+                         "finalizers": [FINALIZER_EVENTS]},
+            "spec": spec,
+        }))
+        .unwrap();
+        let graph =
+            Definition::compile(&workflow.spec, &Installation::default()).map(|definition| {
+                let run = Run::new(&definition);
+                (definition, run)
+            });
+        World {
+            workflow,
+            graph,
+            tasks: BTreeMap::new(),
+            now: 0,
+            writes: 0,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&Observed {
+            workflow: &self.workflow,
+            graph: self
+                .graph
+                .as_ref()
+                .map(|(definition, run)| (definition, run))
+                .map_err(Vec::as_slice),
+            lookup: &|task| self.tasks.get(&task).cloned(),
+            unended: &[],
+            last_progress: None,
+            now: at(self.now),
+        })
+    }
+
+    /// Applies plans until one is empty.
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            let steps = self.plan().steps;
+            if steps.is_empty() {
+                return;
+            }
+            for step in steps {
+                self.apply(step);
+            }
+        }
+        panic!("does not come to rest: {:?}", self.plan());
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Hold => panic!("is held"),
+            Step::Record(status) => {
+                self.writes += 1;
+                self.workflow.status = Some(*status);
+            }
+            Step::Create(task, mut te) => {
+                assert!(
+                    !self.tasks.contains_key(&task),
+                    "task {task} was created twice"
+                );
+                te.metadata.uid = Some(format!("t{task}"));
+                self.tasks.insert(task, Arc::new(*te));
+                self.observe(task);
+            }
+            Step::Stop(name, stop) => {
+                let (&task, te) = self
+                    .tasks
+                    .iter()
+                    .find(|(_, te)| te.name_any() == name)
+                    .unwrap();
+                let mut te = (**te).clone();
+                te.spec.stop = Some(stop);
+                self.tasks.insert(task, Arc::new(te));
+            }
+        }
+    }
+
+    fn end(&mut self, task: usize, phase: TaskPhase, outputs: Value) {
+        self.now += 1;
+        let mut te = (*self.tasks[&task]).clone();
+        let error =
+            (phase == TaskPhase::Failed).then(|| json!({"code": "TASK_FAILED", "message": "boom"}));
+        te.status = Some(serde_json::from_value(json!({
+            "phase": phase, "attempt": 1, "outputs": outputs, "error": error, "finishedAt": at(self.now),
+        })).unwrap());
+        self.tasks.insert(task, Arc::new(te));
+        self.observe(task);
+    }
+
+    fn observe(&mut self, task: usize) {
+        let te = self.tasks[&task].clone();
+        let (definition, run) = self.graph.as_mut().unwrap();
+        let status = te.status.clone().unwrap_or_default();
+        run.observe(
+            definition,
+            task,
+            status.phase,
+            status.finished_at.unwrap_or(at(0)),
+        );
+    }
+
+    fn status(&self) -> &WorkflowStatus {
+        self.workflow.status.as_ref().unwrap()
+    }
+
+    fn events(&self) -> Vec<WorkflowEvent> {
+        self.status()
+            .transitions
+            .iter()
+            .map(|seen| seen.event)
+            .collect()
+    }
+
+    fn rows(&self) -> Vec<&str> {
+        self.status()
+            .tasks
+            .iter()
+            .map(|row| row.phase.as_str())
+            .collect()
+    }
+}
+
+fn task(name: &str, after: &[&str]) -> Value {
+    json!({"name": name, "dependsOn": after, "container": {"image": "x"}})
+}
+
+#[test]
+fn a_chain_passes_outputs_with_their_types() {
+    let mut second = task("b", &["a"]);
+    second["with"] =
+        json!({"n": "${{ tasks.a.outputs.n }}", "text": "n is ${{ tasks.a.outputs.n }}"});
+    let mut world = World::new(
+        json!({"tasks": [task("a", &[]), second], "outputs": {"list": "${{ tasks.b.outputs.list }}"}}),
+    );
+    world.settle();
+    assert_eq!(world.tasks.len(), 1);
+    world.end(0, TaskPhase::Succeeded, json!({"n": 3}));
+    world.settle();
+    assert_eq!(
+        world.tasks[&1].spec.inputs,
+        Some(json!({"n": 3, "text": "n is 3"}))
+    );
+    world.end(1, TaskPhase::Succeeded, json!({"list": [1, {"x": null}]}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Succeeded);
+    assert_eq!(
+        world.status().outputs,
+        Some(json!({"list": [1, {"x": null}]}))
+    );
+    assert_eq!(
+        world.events(),
+        [WorkflowEvent::Started, WorkflowEvent::Completed]
+    );
+    assert_eq!(world.status().done.as_deref(), Some("2/2"));
+}
+
+#[test]
+fn fail_fast_starts_nothing_new_and_lets_the_rest_end() {
+    let mut world = World::new(
+        json!({"parallelism": 2, "tasks": [task("a", &[]), task("b", &[]), task("c", &[])]}),
+    );
+    world.settle();
+    world.end(0, TaskPhase::Failed, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Stopping);
+    assert_eq!(world.tasks.len(), 2);
+    world.end(1, TaskPhase::Succeeded, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Failed);
+    assert_eq!(world.rows(), ["Failed", "Succeeded", "Skipped"]);
+    let error = world.status().error.clone().unwrap();
+    assert_eq!(error.message, "task \"a\" failed: boom");
+    assert_eq!(error.details.unwrap()["failed_task_exec_id"], "t0");
+}
+
+#[test]
+fn complete_lets_independent_branches_go_on() {
+    let mut world = World::new(json!({"failurePolicy": "Complete", "parallelism": 1,
+        "tasks": [task("a", &[]), task("after-a", &["a"]), task("b", &[]), task("after-b", &["b"])]}));
+    world.settle();
+    world.end(0, TaskPhase::Failed, json!({}));
+    world.settle();
+    world.end(2, TaskPhase::Succeeded, json!({}));
+    world.settle();
+    world.end(3, TaskPhase::Succeeded, json!({}));
+    world.settle();
+    assert_eq!(
+        world.rows(),
+        ["Failed", "Skipped", "Succeeded", "Succeeded"]
+    );
+    assert_eq!(world.status().phase, RunPhase::Failed);
+}
+
+#[test]
+fn a_failure_that_is_to_be_continued_over_counts_as_success() {
+    let mut first = task("a", &[]);
+    first["onFailure"] = json!("Continue");
+    let mut second = task("b", &["a"]);
+    second["with"] = json!("${{ tasks.a.phase }}");
+    let mut world = World::new(json!({"tasks": [first, second]}));
+    world.settle();
+    world.end(0, TaskPhase::Failed, json!({}));
+    world.settle();
+    assert_eq!(world.tasks[&1].spec.inputs, Some(json!("Failed")));
+    world.end(1, TaskPhase::Succeeded, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Succeeded);
+}
+
+#[test]
+fn cancelling_is_told_at_the_decision_and_final_after_the_last_task() {
+    let mut world = World::new(json!({"tasks": [task("a", &[]), task("b", &["a"])]}));
+    world.settle();
+    world.workflow.spec.cancel = Some(serde_json::from_value(json!({"reason": "enough"})).unwrap());
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Stopping);
+    assert_eq!(
+        world.events(),
+        [WorkflowEvent::Started, WorkflowEvent::Cancelled]
+    );
+    assert_eq!(world.tasks[&0].spec.stop.as_ref().unwrap().reason, "enough");
+    world.end(0, TaskPhase::Cancelled, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Cancelled);
+    assert_eq!(world.rows(), ["Cancelled", "Skipped"]);
+    assert_eq!(
+        world.events(),
+        [WorkflowEvent::Started, WorkflowEvent::Cancelled]
+    );
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_timed_out() {
+    let mut world = World::new(json!({"timeout": "2s", "tasks": [task("a", &[])]}));
+    world.settle();
+    assert_eq!(world.plan().wake, Some(at(2000)));
+    world.now = 2000;
+    world.settle();
+    world.end(0, TaskPhase::Cancelled, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::TimedOut);
+    assert_eq!(
+        world.events(),
+        [WorkflowEvent::Started, WorkflowEvent::TimedOut]
+    );
+}
+
+#[test]
+fn a_spec_that_cannot_be_run_begins_and_fails_in_one_write() {
+    let mut world = World::new(json!({"tasks": [task("a", &["b"]), task("b", &["a"])]}));
+    world.settle();
+    assert_eq!(world.writes, 1);
+    assert_eq!(world.status().phase, RunPhase::Failed);
+    assert_eq!(
+        world.events(),
+        [WorkflowEvent::Started, WorkflowEvent::Failed]
+    );
+    assert_eq!(world.status().conditions[0].reason, "InvalidSpec");
+}
+
+#[test]
+fn data_that_does_not_suit_an_expression_fails_that_task() {
+    let mut second = task("b", &["a"]);
+    second["with"] = json!({"n": "${{ tasks.a.outputs.missing }}"});
+    let mut world = World::new(json!({"tasks": [task("a", &[]), second]}));
+    world.settle();
+    world.end(0, TaskPhase::Succeeded, json!({}));
+    world.settle();
+    let stop = world.tasks[&1].spec.stop.clone().unwrap();
+    assert_eq!(stop.code, "EXPRESSION_ERROR");
+    assert!(
+        stop.reason.contains("spec.tasks[1].with.n") && stop.reason.contains("has("),
+        "{}",
+        stop.reason
+    );
+}
+
+#[test]
+fn a_deleted_run_is_cancelled_first() {
+    let mut world = World::new(json!({"tasks": [task("a", &[])]}));
+    world.settle();
+    world.workflow.metadata.deletion_timestamp = serde_json::from_value(json!(START)).unwrap();
+    world.settle();
+    assert!(world.tasks[&0].spec.stop.is_some());
+    world.end(0, TaskPhase::Cancelled, json!({}));
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Cancelled);
+}
+
+/// Graphs of up to twelve tasks whose edges point backwards.
+fn graphs() -> impl Strategy<Value = Vec<Vec<usize>>> {
+    (1usize..12).prop_flat_map(|size| {
+        (0..size)
+            .map(|task| {
+                proptest::collection::vec(0..task.max(1), 0..3).prop_map(move |after| {
+                    after
+                        .into_iter()
+                        .filter(|&other| other < task)
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect::<Vec<_>>()
+    })
+}
+
+fn spec_of(graph: &[Vec<usize>], parallelism: usize, complete: bool) -> Value {
+    let tasks: Vec<_> = graph
+        .iter()
+        .enumerate()
+        .map(|(n, after)| {
+            let after: Vec<_> = after.iter().map(|other| format!("t{other}")).collect();
+            json!({"name": format!("t{n}"), "dependsOn": after, "container": {"image": "x"}})
+        })
+        .collect();
+    json!({"parallelism": parallelism, "tasks": tasks,
+           "failurePolicy": if complete { "Complete" } else { "FailFast" }})
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn every_run_ends_in_order_within_its_parallelism(
+        graph in graphs(), parallelism in 1usize..5, complete: bool,
+        picks in proptest::collection::vec((0usize..12, 0u8..5), 40),
+    ) {
+        let mut world = World::new(spec_of(&graph, parallelism, complete));
+        let mut picks = picks.into_iter().cycle();
+        world.settle();
+        for _ in 0..=graph.len() {
+            let open: Vec<usize> = world.tasks.iter()
+                .filter(|(_, te)| te.status.is_none()).map(|(&task, _)| task).collect();
+            prop_assert!(open.len() <= parallelism, "{open:?} run at once");
+            for &task in &open {
+                for dependency in &graph[task] {
+                    let ended = world.tasks.get(dependency).and_then(|te| te.status.as_ref());
+                    prop_assert_eq!(ended.map(|status| status.phase), Some(TaskPhase::Succeeded));
+                }
+            }
+            if open.is_empty() {
+                break;
+            }
+            let (pick, fate) = picks.next().unwrap();
+            let phase = if fate == 0 { TaskPhase::Failed } else { TaskPhase::Succeeded };
+            world.end(open[pick % open.len()], phase, json!({}));
+            world.settle();
+        }
+        let failed = world.tasks.values().any(|te| te.status.as_ref().is_some_and(|s| s.phase == TaskPhase::Failed));
+        let expected = if failed { RunPhase::Failed } else { RunPhase::Succeeded };
+        prop_assert_eq!(world.status().phase, expected);
+        prop_assert_eq!(world.plan(), Plan::default(), "an ended run plans nothing");
+        if !failed {
+            prop_assert_eq!(world.tasks.len(), graph.len());
+        }
+    }
+
+    #[test]
+    fn a_run_rebuilt_in_any_order_plans_the_same(
+        graph in graphs(), parallelism in 1usize..5, complete: bool,
+        picks in proptest::collection::vec((0usize..12, 0u8..5), 12), stop_after in 0usize..12, seed: u64,
+    ) {
+        let mut world = World::new(spec_of(&graph, parallelism, complete));
+        world.settle();
+        for (pick, fate) in picks.into_iter().take(stop_after) {
+            let open: Vec<usize> = world.tasks.iter()
+                .filter(|(_, te)| te.status.is_none()).map(|(&task, _)| task).collect();
+            if open.is_empty() {
+                break;
+            }
+            let phase = if fate == 0 { TaskPhase::Failed } else { TaskPhase::Succeeded };
+            world.end(open[pick % open.len()], phase, json!({}));
+            world.settle();
+        }
+        let mut order: Vec<usize> = world.tasks.keys().copied().collect();
+        fastrand::Rng::with_seed(seed).shuffle(&mut order);
+        let (definition, _) = world.graph.as_ref().unwrap();
+        let rebuilt = Run::new(definition);
+        let definition = Definition::compile(&world.workflow.spec, &Installation::default()).unwrap();
+        world.graph = Ok((definition, rebuilt));
+        for task in order {
+            world.observe(task);
+        }
+        prop_assert_eq!(world.plan().steps, vec![], "a rebuilt run has nothing to do at rest");
+    }
+}
+
+#[test]
+fn the_cost_of_an_event_is_what_it_touches() {
+    let size = 2000;
+    let tasks: Vec<_> = (0..size)
+        .map(|n| {
+            let after: Vec<String> = (n > 0).then(|| format!("t{}", n - 1)).into_iter().collect();
+            json!({"name": format!("t{n}"), "dependsOn": after, "container": {"image": "x"}})
+        })
+        .collect();
+    let spec = serde_json::from_value(json!({"tasks": tasks})).unwrap();
+    let definition = Definition::compile(&spec, &Installation::default()).unwrap();
+    let mut run = Run::new(&definition);
+    for task in 0..size {
+        assert_eq!(run.startable(&definition), [task]);
+        run.observe(&definition, task, TaskPhase::Pending, at(0));
+        run.observe(&definition, task, TaskPhase::Succeeded, at(0));
+    }
+    assert_eq!(
+        run.visits(),
+        2 * size - 1,
+        "one visit for each task and one for each edge"
+    );
+}

@@ -1,0 +1,468 @@
+//! Every call that the operator makes to the API server: each has a timeout, is counted by
+//! resource and verb, and leaves its answer in the hub.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::{
+    hub::Hub,
+    index::{Key, key_of},
+    metrics::Metrics,
+};
+use crate::api::{
+    FINALIZER_EVENTS, FINALIZER_OUTCOME, Stop, TaskExecution, TaskExecutionStatus, Workflow,
+    WorkflowStatus,
+};
+
+/// A call that takes longer is given up; what it did will be seen by the watch.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Calls under way at once.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// A call that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The API server did not answer in time: what was asked may have been done.
+    #[error("{verb} {resource} {name}: no answer within {CALL_TIMEOUT:?}")]
+    Timeout {
+        /// What was asked.
+        verb: &'static str,
+        /// Of which resource.
+        resource: &'static str,
+        /// Of which object.
+        name: String,
+    },
+    /// The API server refused or could not be reached.
+    #[error("{verb} {resource} {name}: {source}")]
+    Refused {
+        /// What was asked.
+        verb: &'static str,
+        /// Of which resource.
+        resource: &'static str,
+        /// Of which object.
+        name: String,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+}
+
+impl CallError {
+    /// The HTTP status, if the API server answered.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            CallError::Refused { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            CallError::Timeout { .. } => None,
+        }
+    }
+
+    /// The reason of the API server's answer, such as `AlreadyExists`.
+    pub fn reason(&self) -> &str {
+        match self {
+            CallError::Refused { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.reason.as_str(),
+                _ => "",
+            },
+            CallError::Timeout { .. } => "",
+        }
+    }
+
+    /// Whether the object was not there.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// Whether an object of that name was there already.
+    pub fn is_already_exists(&self) -> bool {
+        self.code() == Some(409) && self.reason() == "AlreadyExists"
+    }
+
+    /// Whether somebody else wrote first: the watch will bring the newer version.
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409) && self.reason() != "AlreadyExists"
+    }
+
+    /// Whether asking again cannot help: the API server understood and said no.
+    pub fn is_final_refusal(&self) -> bool {
+        matches!(self.code(), Some(400 | 403 | 413 | 422))
+    }
+}
+
+/// The cluster, as far as the operator writes to it.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Cluster {
+    /// Calls go through `client`, answers into `hub`.
+    pub fn new(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Cluster {
+        Cluster {
+            client,
+            hub,
+            metrics,
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+        }
+    }
+
+    /// Creates a task execution.
+    ///
+    /// # Errors
+    /// See [`CallError`]; AlreadyExists too.
+    pub async fn create_execution(
+        &self,
+        execution: &TaskExecution,
+    ) -> Result<TaskExecution, CallError> {
+        let api = self.api::<TaskExecution>(&key_of(execution));
+        let name = execution.name_any();
+        let created = self
+            .call(
+                "create",
+                "taskexecutions",
+                &name,
+                api.create(&PostParams::default(), execution),
+            )
+            .await?;
+        self.hub.execution(created.clone());
+        Ok(created)
+    }
+
+    /// Writes a task execution's status, guarded by the resourceVersion of `execution`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn record_execution(
+        &self,
+        execution: &TaskExecution,
+        status: TaskExecutionStatus,
+    ) -> Result<(), CallError> {
+        let api = self.api::<TaskExecution>(&key_of(execution));
+        let mut wanted = execution.clone();
+        wanted.status = Some(status);
+        let name = execution.name_any();
+        let written = self
+            .call(
+                "update",
+                "taskexecutions/status",
+                &name,
+                api.replace_status(&name, &PostParams::default(), &wanted),
+            )
+            .await?;
+        self.hub.execution(written);
+        Ok(())
+    }
+
+    /// Asks a task execution to end.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn stop_execution(&self, key: &Key, stop: &Stop) -> Result<(), CallError> {
+        let patch = json!({"spec": {"stop": stop}});
+        let written = self
+            .patch::<TaskExecution>(key, "taskexecutions", &patch)
+            .await?;
+        self.hub.execution(written);
+        Ok(())
+    }
+
+    /// Takes our finalizer from a task execution.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn release_execution(&self, execution: &TaskExecution) -> Result<(), CallError> {
+        let patch = without_finalizer(execution, FINALIZER_EVENTS);
+        let written = self
+            .patch::<TaskExecution>(&key_of(execution), "taskexecutions", &patch)
+            .await?;
+        self.hub.execution(written);
+        Ok(())
+    }
+
+    /// What the API server has of a task execution now.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn fetch_execution(&self, key: &Key) -> Result<Option<TaskExecution>, CallError> {
+        let api = self.api::<TaskExecution>(key);
+        self.call("get", "taskexecutions", &key.1, api.get_opt(&key.1))
+            .await
+    }
+
+    /// Writes a workflow's status, guarded by the resourceVersion of `workflow`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn record_workflow(
+        &self,
+        workflow: &Workflow,
+        status: WorkflowStatus,
+    ) -> Result<(), CallError> {
+        let api = self.api::<Workflow>(&key_of(workflow));
+        let mut wanted = workflow.clone();
+        wanted.status = Some(status);
+        let name = workflow.name_any();
+        let written = self
+            .call(
+                "update",
+                "workflows/status",
+                &name,
+                api.replace_status(&name, &PostParams::default(), &wanted),
+            )
+            .await?;
+        self.hub.workflow(written);
+        Ok(())
+    }
+
+    /// Puts our finalizer on a workflow.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn hold_workflow(&self, workflow: &Workflow) -> Result<(), CallError> {
+        let mut finalizers = workflow.finalizers().to_vec();
+        finalizers.push(FINALIZER_EVENTS.to_owned());
+        let written = self
+            .patch::<Workflow>(
+                &key_of(workflow),
+                "workflows",
+                &finalizers_patch(workflow, &finalizers),
+            )
+            .await?;
+        self.hub.workflow(written);
+        Ok(())
+    }
+
+    /// Takes our finalizer from a workflow.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn release_workflow(&self, workflow: &Workflow) -> Result<(), CallError> {
+        let patch = without_finalizer(workflow, FINALIZER_EVENTS);
+        let written = self
+            .patch::<Workflow>(&key_of(workflow), "workflows", &patch)
+            .await?;
+        self.hub.workflow(written);
+        Ok(())
+    }
+
+    /// Creates a pod.
+    ///
+    /// # Errors
+    /// See [`CallError`]; AlreadyExists too.
+    pub async fn create_pod(&self, pod: &Pod) -> Result<(), CallError> {
+        let api = self.api::<Pod>(&key_of(pod));
+        let created = self
+            .call(
+                "create",
+                "pods",
+                &pod.name_any(),
+                api.create(&PostParams::default(), pod),
+            )
+            .await?;
+        self.hub.pod(created);
+        Ok(())
+    }
+
+    /// Creates the ConfigMap of a task's inputs, unless it is there.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn ensure_inputs(&self, inputs: &ConfigMap) -> Result<(), CallError> {
+        let api = self.api::<ConfigMap>(&key_of(inputs));
+        let created = self
+            .call(
+                "create",
+                "configmaps",
+                &inputs.name_any(),
+                api.create(&PostParams::default(), inputs),
+            )
+            .await;
+        match created {
+            Err(error) if error.is_already_exists() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Deletes a pod gracefully, this very one.
+    ///
+    /// # Errors
+    /// See [`CallError`]; that it is gone already is none.
+    pub async fn delete_pod(&self, pod: &Pod) -> Result<(), CallError> {
+        let api = self.api::<Pod>(&key_of(pod));
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: pod.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let name = pod.name_any();
+        match self
+            .call("delete", "pods", &name, api.delete(&name, &params))
+            .await
+        {
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+            Ok(answer) => {
+                if let Some(pod) = answer.left() {
+                    self.hub.pod(pod);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes our finalizer from a pod. The kubelet writes to pods all the time, so this is a
+    /// strategic merge, which needs no resourceVersion.
+    ///
+    /// # Errors
+    /// See [`CallError`]; that it is gone already is none.
+    pub async fn release_pod(&self, key: &Key) -> Result<(), CallError> {
+        let api = self.api::<Pod>(key);
+        let patch = Patch::Strategic(json!({
+            "metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER_OUTCOME]}
+        }));
+        match self
+            .call(
+                "patch",
+                "pods",
+                &key.1,
+                api.patch(&key.1, &PatchParams::default(), &patch),
+            )
+            .await
+        {
+            Ok(pod) => {
+                self.hub.pod(pod);
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => {
+                self.hub.pod_gone(key, None);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the API server has of a pod now; the hub learns it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn fetch_pod(&self, key: &Key) -> Result<Option<Pod>, CallError> {
+        let api = self.api::<Pod>(key);
+        let found = self
+            .call("get", "pods", &key.1, api.get_opt(&key.1))
+            .await?;
+        if let Some(pod) = &found {
+            self.hub.pod(pod.clone());
+        }
+        Ok(found)
+    }
+
+    /// Whether a workflow with this UID exists now.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn workflow_exists(&self, key: &Key, uid: &str) -> Result<bool, CallError> {
+        let api = self.api::<Workflow>(key);
+        let found = self
+            .call("get", "workflows", &key.1, api.get_metadata_opt(&key.1))
+            .await?;
+        Ok(found.is_some_and(|workflow| workflow.metadata.uid.as_deref() == Some(uid)))
+    }
+
+    /// The client, for what is not counted.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn patch<K>(
+        &self,
+        key: &Key,
+        resource: &'static str,
+        patch: &serde_json::Value,
+    ) -> Result<K, CallError>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let api = self.api::<K>(key);
+        self.call(
+            "patch",
+            resource,
+            &key.1,
+            api.patch(&key.1, &PatchParams::default(), &Patch::Merge(patch)),
+        )
+        .await
+    }
+
+    fn api<K>(&self, key: &Key) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &key.0)
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        resource: &'static str,
+        name: &str,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CallError> {
+        // The semaphore is never closed; should it be, the call is only unbounded.
+        let _permit = self.in_flight.acquire().await.ok();
+        let answer = tokio::time::timeout(CALL_TIMEOUT, request).await;
+        let result = match answer {
+            Err(_) => Err(CallError::Timeout {
+                verb,
+                resource,
+                name: name.to_owned(),
+            }),
+            Ok(Err(error)) => Err(CallError::Refused {
+                verb,
+                resource,
+                name: name.to_owned(),
+                source: Box::new(error),
+            }),
+            Ok(Ok(value)) => Ok(value),
+        };
+        let code = match &result {
+            Ok(_) => 200,
+            Err(error) => error.code().unwrap_or(0),
+        };
+        self.metrics.count_call(verb, resource, code);
+        result
+    }
+}
+
+fn without_finalizer<K: Resource>(object: &K, name: &str) -> serde_json::Value {
+    let rest: Vec<String> = object
+        .finalizers()
+        .iter()
+        .filter(|held| *held != name)
+        .cloned()
+        .collect();
+    finalizers_patch(object, &rest)
+}
+
+/// Guarded by the resourceVersion: the list is written whole.
+fn finalizers_patch<K: Resource>(object: &K, finalizers: &[String]) -> serde_json::Value {
+    json!({"metadata": {
+        "resourceVersion": object.resource_version(),
+        "finalizers": if finalizers.is_empty() { serde_json::Value::Null } else { json!(finalizers) },
+    }})
+}

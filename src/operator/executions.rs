@@ -1,0 +1,251 @@
+//! The task execution reconciler: applies the plans of [`crate::engine::attempt`], and lets
+//! ended executions go.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{
+    cluster::{CallError, Cluster},
+    hub::Hub,
+    index::{Key, is_held, sibling},
+    metrics::Metrics,
+    time::{Due, instant},
+    warnings::Warnings,
+};
+use crate::{
+    api::{Duration, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
+    engine::{
+        attempt::{self, Plan, PodView, Step},
+        names,
+        pod::{PodSettings, attempt_pod},
+    },
+    events::Object,
+    ports::Clock,
+};
+
+/// Plans follow each other in one go; more than these means that something fights back.
+const MAX_ROUNDS: usize = 8;
+
+/// What the reconciler works with.
+pub struct Executions {
+    /// Observations.
+    pub hub: Arc<Hub>,
+    /// Effects.
+    pub cluster: Cluster,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Kubernetes Events.
+    pub warnings: Warnings,
+    /// How pods are made.
+    pub pods: PodSettings,
+    /// How long a deleted object waits for NATS.
+    pub deletion_grace: Duration,
+}
+
+impl Executions {
+    /// Brings one task execution as far as it goes now. Returns when to look again.
+    ///
+    /// # Errors
+    /// A call that failed; trying again is safe.
+    pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(execution) = self.hub.index.execution(key) else {
+                return Ok(None);
+            };
+            let plan = self.plan(key, &execution).await?;
+            if plan.steps.is_empty() {
+                return self.rest(key, &execution, plan.wake).await;
+            }
+            for step in &plan.steps {
+                self.apply(key, &execution, step).await?;
+            }
+        }
+        warn!(namespace = %key.0, name = %key.1, "still not at rest after {MAX_ROUNDS} rounds");
+        Ok(Some(Instant::now() + std::time::Duration::from_secs(1)))
+    }
+
+    /// The engine's plan; a pod that may be gone is first asked for.
+    async fn plan(&self, key: &Key, execution: &TaskExecution) -> Result<Plan, CallError> {
+        let attempt = attempt::current_attempt(execution);
+        let pod = self.hub.index.pod(&pod_key(key, attempt));
+        let previous = self.hub.index.pod(&pod_key(key, attempt.saturating_sub(1)));
+        let view = pod.as_deref().map_or(PodView::Unseen, PodView::Present);
+        let plan = self.decide(execution, view, previous.as_deref());
+        let [Step::ConfirmPod(asked)] = plan.steps[..] else {
+            return Ok(plan);
+        };
+        let found = self.cluster.fetch_pod(&pod_key(key, asked)).await?;
+        let view = found.as_ref().map_or(PodView::Gone, PodView::Present);
+        Ok(self.decide(execution, view, previous.as_deref()))
+    }
+
+    fn decide(&self, execution: &TaskExecution, pod: PodView, previous: Option<&Pod>) -> Plan {
+        attempt::plan(execution, pod, previous, Time(self.clock.now()))
+    }
+
+    async fn apply(
+        &self,
+        key: &Key,
+        execution: &TaskExecution,
+        step: &Step,
+    ) -> Result<(), CallError> {
+        match step {
+            Step::Record(status) => self.record(execution, status).await,
+            Step::CreatePod(attempt) => self.create_pod(key, execution, *attempt).await,
+            Step::ConfirmPod(attempt) => self
+                .cluster
+                .fetch_pod(&pod_key(key, *attempt))
+                .await
+                .map(drop),
+            Step::DeletePod(attempt) => match self.hub.index.pod(&pod_key(key, *attempt)) {
+                Some(pod) => self.cluster.delete_pod(&pod).await,
+                None => Ok(()),
+            },
+            Step::ReleasePod(attempt) => self.cluster.release_pod(&pod_key(key, *attempt)).await,
+        }
+    }
+
+    async fn record(
+        &self,
+        execution: &TaskExecution,
+        status: &TaskExecutionStatus,
+    ) -> Result<(), CallError> {
+        let mut status = status.clone();
+        let uid = execution.uid().unwrap_or_default();
+        status.mirror = self.hub.outbox.position(&uid).or(status.mirror);
+        self.log(execution, &status);
+        if status.phase.is_final()
+            && let Some(duration) = status.duration
+        {
+            self.metrics
+                .observe_task(status.phase.as_str(), duration.get().as_secs_f64());
+        }
+        self.cluster.record_execution(execution, status).await
+    }
+
+    fn log(&self, execution: &TaskExecution, status: &TaskExecutionStatus) {
+        info!(
+            namespace = execution.namespace().unwrap_or_default(),
+            workflow = execution.spec.workflow.name,
+            workflow_exec_id = execution.spec.workflow.uid,
+            task = execution.spec.task,
+            task_exec_id = execution.uid().unwrap_or_default(),
+            attempt = status.attempt,
+            phase = status.phase.as_str(),
+            reason = status.reason.as_deref().unwrap_or_default(),
+            "task execution",
+        );
+    }
+
+    async fn create_pod(
+        &self,
+        key: &Key,
+        execution: &TaskExecution,
+        attempt: u32,
+    ) -> Result<(), CallError> {
+        let plan = attempt_pod(execution, attempt, &self.pods);
+        if let Some(inputs) = &plan.inputs {
+            self.cluster.ensure_inputs(inputs).await?;
+        }
+        let created = self.cluster.create_pod(&plan.pod).await;
+        match created {
+            Ok(()) => {
+                if let Some(gap) = self.hub.gaps.close(key) {
+                    self.metrics.observe_step_gap(gap);
+                }
+                debug!(namespace = %key.0, pod = names::pod_name(&key.1, attempt), "created");
+                Ok(())
+            }
+            // Ours from before a crash or a lost answer, or a namesake: the next plan tells.
+            Err(error) if error.is_already_exists() => self
+                .cluster
+                .fetch_pod(&pod_key(key, attempt))
+                .await
+                .map(drop),
+            Err(error) if error.is_final_refusal() => {
+                let now = Time(self.clock.now());
+                match attempt::refused(execution, &error.to_string(), now) {
+                    Some(status) => self.record(execution, &status).await,
+                    None => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Nothing to do for the attempts: if the execution ended, see whether it may go.
+    async fn rest(
+        &self,
+        key: &Key,
+        execution: &TaskExecution,
+        wake: Option<Time>,
+    ) -> Result<Option<Instant>, CallError> {
+        let phase = execution
+            .status
+            .as_ref()
+            .map(|status| status.phase)
+            .unwrap_or_default();
+        if !phase.is_final() || !is_held(execution) {
+            return Ok(wake.map(|wake| instant(&*self.clock, wake)));
+        }
+        if !self.run_is_over(key, execution).await? {
+            return Ok(None);
+        }
+        if self.hub.outbox.is_complete(Object::Task(execution)) {
+            self.cluster.release_execution(execution).await?;
+            return Ok(None);
+        }
+        self.let_go_when_due(execution, phase).await
+    }
+
+    /// Whether the workflow has reached its final phase or is gone. Until then a finished
+    /// execution stays, even if somebody deletes it: its task would be run again.
+    async fn run_is_over(&self, key: &Key, execution: &TaskExecution) -> Result<bool, CallError> {
+        let owner = &execution.spec.workflow;
+        let workflow_key = sibling(key, &owner.name);
+        match self.hub.index.workflow(&workflow_key) {
+            Some(workflow) if workflow.uid().as_deref() == Some(&owner.uid) => Ok(workflow
+                .status
+                .as_ref()
+                .is_some_and(|status| status.phase.is_final())),
+            // Not known, or another run of that name: the API server has the last word.
+            _ => Ok(!self
+                .cluster
+                .workflow_exists(&workflow_key, &owner.uid)
+                .await?),
+        }
+    }
+
+    async fn let_go_when_due(
+        &self,
+        execution: &TaskExecution,
+        phase: TaskPhase,
+    ) -> Result<Option<Instant>, CallError> {
+        match Due::of(execution, self.deletion_grace, &*self.clock) {
+            Due::Never => Ok(None),
+            Due::At(at) => Ok(Some(at)),
+            Due::Now => {
+                debug!(
+                    phase = phase.as_str(),
+                    "letting a deleted task execution go without NATS"
+                );
+                self.metrics.count_let_go();
+                self.warnings.let_go(execution, self.deletion_grace).await;
+                self.cluster
+                    .release_execution(execution)
+                    .await
+                    .map(|()| None)
+            }
+        }
+    }
+}
+
+fn pod_key(key: &Key, attempt: u32) -> Key {
+    sibling(key, &names::pod_name(&key.1, attempt))
+}

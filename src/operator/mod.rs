@@ -1,0 +1,22 @@
+//! The wiring: what happens in the cluster, and what is done about it.
+
+pub mod cluster;
+pub mod drive;
+pub mod executions;
+pub mod gaps;
+pub mod http;
+pub mod hub;
+pub mod index;
+pub mod lease;
+pub mod metrics;
+pub mod mirror;
+pub mod outbox;
+pub mod progress;
+pub mod queue;
+pub mod release;
+pub mod run;
+pub mod settings;
+pub mod time;
+pub mod warnings;
+pub mod watch;
+pub mod workflows;

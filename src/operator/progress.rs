@@ -1,0 +1,196 @@
+//! A run in memory: its definition, where its tasks are, and what is still to be taken in.
+//! Rebuilt from the cluster at any time.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use kube::ResourceExt;
+
+use super::index::{Index, key_of, sibling};
+use crate::{
+    api::{TaskExecution, TaskPhase, Time, Workflow},
+    engine::{
+        definition::{Definition, Installation},
+        field_error::FieldError,
+        names,
+        run::{NodeState, Run, TaskIndex},
+        workflow::changed_spec,
+    },
+};
+
+/// A run in memory.
+pub struct Progress {
+    uid: String,
+    generation: Option<i64>,
+    graph: Result<(Definition, Run), Vec<FieldError>>,
+    names: Vec<Arc<str>>,
+    tasks: HashMap<Arc<str>, TaskIndex>,
+    /// Names of task executions to look at.
+    marked: BTreeSet<Arc<str>>,
+    last_write: Option<Time>,
+}
+
+impl Progress {
+    /// Understands the workflow and takes in all that exists of it.
+    pub fn rebuild(workflow: &Workflow, installation: &Installation, index: &Index) -> Progress {
+        let uid = workflow.uid().unwrap_or_default();
+        let graph = match changed_spec(workflow) {
+            Some(error) => Err(vec![error]),
+            None => Definition::compile(&workflow.spec, installation).map(|definition| {
+                let run = Run::new(&definition);
+                (definition, run)
+            }),
+        };
+        let name = workflow.name_any();
+        let names: Vec<Arc<str>> = workflow
+            .spec
+            .tasks
+            .iter()
+            .map(|task| names::task_execution_name(&name, &uid, &task.name).into())
+            .collect();
+        let tasks = names
+            .iter()
+            .cloned()
+            .enumerate()
+            .map(|(task, name)| (name, task))
+            .collect();
+        let mut progress = Progress {
+            uid,
+            generation: workflow.metadata.generation,
+            graph,
+            names,
+            tasks,
+            marked: BTreeSet::new(),
+            last_write: None,
+        };
+        progress.take_in(workflow, index);
+        progress
+    }
+
+    /// What exists, and what status says had begun: if that is gone it must not run again.
+    fn take_in(&mut self, workflow: &Workflow, index: &Index) {
+        let rows = workflow.status.iter().flat_map(|status| &status.tasks);
+        let begun =
+            rows.filter(|row| !matches!(row.phase.as_str(), "Waiting" | "Pending" | "Skipped"));
+        let key = key_of(workflow);
+        for row in begun {
+            let name: Arc<str> =
+                names::task_execution_name(&workflow.name_any(), &self.uid, &row.name).into();
+            if index.execution(&sibling(&key, &name)).is_none()
+                && let (Some(&task), Ok((definition, run))) =
+                    (self.tasks.get(&name), &mut self.graph)
+            {
+                run.observe(
+                    definition,
+                    task,
+                    TaskPhase::Pending,
+                    Time(jiff::Timestamp::UNIX_EPOCH),
+                );
+                self.marked.insert(name);
+            }
+        }
+        for name in index.children(&self.uid) {
+            if let Some(execution) = index.execution(&sibling(&key, &name)) {
+                self.observe(&execution);
+            }
+        }
+    }
+
+    /// Whether this is still the run of that object, and its spec was looked at.
+    pub fn is_of(&self, workflow: &Workflow) -> bool {
+        workflow.metadata.uid.as_deref() == Some(&self.uid)
+            && workflow.metadata.generation == self.generation
+    }
+
+    /// The workflow's UID.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The definition and the run, or what is wrong with the spec.
+    pub fn graph(&self) -> Result<(&Definition, &Run), &[FieldError]> {
+        match &self.graph {
+            Ok((definition, run)) => Ok((definition, run)),
+            Err(errors) => Err(errors),
+        }
+    }
+
+    /// The name of a task's execution.
+    pub fn name(&self, task: TaskIndex) -> Option<&str> {
+        self.names.get(task).map(AsRef::as_ref)
+    }
+
+    /// The tasks that a task waits for.
+    pub fn dependencies(&self, task: TaskIndex) -> impl Iterator<Item = TaskIndex> + '_ {
+        let definition = self.graph.as_ref().ok().map(|(definition, _)| definition);
+        definition
+            .into_iter()
+            .flat_map(move |definition| definition.tasks()[task].dependencies.iter().copied())
+    }
+
+    /// Remembers to look at a task execution.
+    pub fn mark(&mut self, name: &str) {
+        self.marked.insert(name.into());
+    }
+
+    /// The next task execution to look at.
+    pub fn next_marked(&mut self) -> Option<Arc<str>> {
+        self.marked.pop_first()
+    }
+
+    /// Whether the run thinks that this task execution is under way.
+    pub fn is_active(&self, name: &str) -> bool {
+        match (self.tasks.get(name), &self.graph) {
+            (Some(&task), Ok((_, run))) => matches!(run.state(task), NodeState::Active(_)),
+            _ => false,
+        }
+    }
+
+    /// Takes in a task execution.
+    pub fn observe(&mut self, execution: &TaskExecution) {
+        if execution.spec.workflow.uid != self.uid {
+            return;
+        }
+        let name = execution.name_any();
+        if let (Some(&task), Ok((definition, run))) =
+            (self.tasks.get(name.as_str()), &mut self.graph)
+        {
+            let status = execution.status.as_ref();
+            let phase = status.map(|status| status.phase).unwrap_or_default();
+            let ended_at = status.and_then(|status| status.finished_at);
+            run.observe(
+                definition,
+                task,
+                phase,
+                ended_at.unwrap_or(Time(jiff::Timestamp::UNIX_EPOCH)),
+            );
+        }
+    }
+
+    /// A task execution that had not ended is gone, deleted by somebody: it counts as cancelled.
+    pub fn observe_gone(&mut self, name: &str, now: Time) {
+        if let (Some(&task), Ok((definition, run))) = (self.tasks.get(name), &mut self.graph) {
+            run.observe(definition, task, TaskPhase::Cancelled, now);
+        }
+    }
+
+    /// When status was last written by this process.
+    pub fn last_write(&self) -> Option<Time> {
+        self.last_write
+    }
+
+    /// Status was written.
+    pub fn wrote(&mut self, at: Time) {
+        self.last_write = Some(at);
+    }
+}
+
+/// Whether a task execution has reached a final phase.
+pub fn is_ended(execution: &TaskExecution) -> bool {
+    execution
+        .status
+        .as_ref()
+        .is_some_and(|status| status.phase.is_final())
+}

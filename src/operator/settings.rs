@@ -1,0 +1,177 @@
+//! The command line. Every flag is an environment variable too.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::Duration;
+
+/// Runs workflows on Kubernetes and mirrors their events to NATS JetStream.
+#[derive(Parser, Debug)]
+#[command(name = "operator", version, about)]
+pub struct CommandLine {
+    /// Something else than running the operator.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run the operator.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What can be done beside running the operator.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Takes the operator's finalizers from every object, so that nothing is stuck once the
+    /// operator is gone. For uninstalling: events that NATS does not have yet are lost.
+    ReleaseFinalizers(ReleaseFinalizers),
+}
+
+/// How to release finalizers.
+#[derive(Args, Debug)]
+pub struct ReleaseFinalizers {
+    /// The operator's Deployment, scaled to zero first.
+    #[arg(long)]
+    pub deployment: Option<String>,
+    /// The Deployment's namespace.
+    #[arg(long, env = "COMPOZY_NAMESPACE", default_value = "compozy-system")]
+    pub namespace: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// How to run the operator.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// How log lines look.
+    #[arg(long, env = "COMPOZY_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Which log lines to write, as tracing's EnvFilter has it.
+    #[arg(long, env = "COMPOZY_LOG_FILTER", default_value = "info")]
+    pub log_filter: String,
+    /// Where to serve /metrics, /healthz and /readyz.
+    #[arg(long, env = "COMPOZY_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+
+    /// The namespace of the lease.
+    #[arg(long, env = "COMPOZY_NAMESPACE", default_value = "compozy-system")]
+    pub namespace: String,
+    /// The lease's name.
+    #[arg(long, env = "COMPOZY_LEASE_NAME", default_value = "compozy-operator")]
+    pub lease_name: String,
+    /// Who holds the lease; by default the pod's name and a random token.
+    #[arg(long, env = "COMPOZY_IDENTITY")]
+    pub identity: Option<String>,
+    /// How long the lease stays after its holder stopped renewing it: at least 3s.
+    #[arg(long, env = "COMPOZY_LEASE_DURATION", default_value = "15s")]
+    pub lease_duration: Duration,
+
+    /// Where NATS is; without it nothing is mirrored.
+    #[arg(long, env = "COMPOZY_NATS_URL", default_value = "")]
+    pub nats_url: String,
+    /// A file with the NATS user's name.
+    #[arg(long, env = "COMPOZY_NATS_USER_FILE", requires = "nats_password_file")]
+    pub nats_user_file: Option<PathBuf>,
+    /// A file with the NATS user's password.
+    #[arg(long, env = "COMPOZY_NATS_PASSWORD_FILE", requires = "nats_user_file")]
+    pub nats_password_file: Option<PathBuf>,
+    /// A file with the certificates to trust; given, the connection must be TLS.
+    #[arg(long, env = "COMPOZY_NATS_CA_FILE")]
+    pub nats_ca_file: Option<PathBuf>,
+    /// The first token of every subject.
+    #[arg(long, env = "COMPOZY_NATS_PREFIX", default_value = "compozy")]
+    pub nats_prefix: String,
+    /// Whether to create the streams and keep them as configured.
+    #[arg(long, env = "COMPOZY_MANAGE_STREAMS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub manage_streams: bool,
+    /// Copies that NATS keeps of the event stream.
+    #[arg(long, env = "COMPOZY_STREAM_REPLICAS", default_value_t = 1)]
+    pub stream_replicas: usize,
+    /// How long NATS keeps events.
+    #[arg(long, env = "COMPOZY_STREAM_MAX_AGE", default_value = "168h")]
+    pub stream_max_age: Duration,
+    /// How many bytes of events NATS keeps, with a suffix such as Gi.
+    #[arg(long, env = "COMPOZY_STREAM_MAX_BYTES", default_value = "1Gi", value_parser = parse_bytes)]
+    pub stream_max_bytes: u64,
+    /// How long a deleted object waits for NATS before it is let go with its events unpublished.
+    #[arg(long, env = "COMPOZY_EVENTS_DELETION_GRACE", default_value = "5m")]
+    pub events_deletion_grace: Duration,
+
+    /// Whether executor pods are made to fit Pod Security "restricted".
+    #[arg(long, env = "COMPOZY_RESTRICTED_PODS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub restricted_pods: bool,
+    /// Service accounts that workflows may name.
+    #[arg(long, env = "COMPOZY_ALLOW_SERVICE_ACCOUNTS", value_delimiter = ',')]
+    pub allow_service_accounts: Vec<String>,
+    /// Whether workflows may mount directories of the node.
+    #[arg(long, env = "COMPOZY_ALLOW_HOST_PATH", default_value_t = false, action = clap::ArgAction::Set)]
+    pub allow_host_path: bool,
+    /// Whether workflows may run privileged containers.
+    #[arg(long, env = "COMPOZY_ALLOW_PRIVILEGED", default_value_t = false, action = clap::ArgAction::Set)]
+    pub allow_privileged: bool,
+    /// Whether workflows may use the node's ports and namespaces.
+    #[arg(long, env = "COMPOZY_ALLOW_HOST_NAMESPACES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub allow_host_namespaces: bool,
+    /// A YAML file with `podTemplate`, the overlay under every workflow's own.
+    #[arg(long, env = "COMPOZY_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How many objects of a kind are worked on at once.
+    #[arg(long, env = "COMPOZY_MAX_CONCURRENT_RECONCILES", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_concurrent_reconciles: u16,
+}
+
+impl Settings {
+    /// The service accounts that workflows may name.
+    pub fn service_accounts(&self) -> BTreeSet<String> {
+        self.allow_service_accounts
+            .iter()
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, suffix) = text.split_at(split);
+    let unit: u64 = match suffix {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return Err(format!("{text:?} is not a size such as 512Mi or 1Gi")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit))
+        .ok_or_else(|| format!("{text:?} is not a size such as 512Mi or 1Gi"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        assert_eq!(parse_bytes("1Gi"), Ok(1 << 30));
+        assert_eq!(parse_bytes("512"), Ok(512));
+        assert!(parse_bytes("1GB").is_err());
+    }
+}

@@ -1,0 +1,293 @@
+//! The workflow reconciler: applies the plans of [`crate::engine::workflow`], and lets ended
+//! runs go.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::ResourceExt;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{
+    cluster::{CallError, Cluster},
+    hub::Hub,
+    index::{Key, is_held, sibling},
+    metrics::Metrics,
+    progress::{Progress, is_ended},
+    time::{Due, instant},
+    warnings::Warnings,
+};
+use crate::{
+    api::{Duration, Stop, TaskExecution, Time, Workflow, WorkflowStatus},
+    engine::{
+        definition::Installation,
+        resolve::refused,
+        run::TaskIndex,
+        workflow::{self, Observed, Plan, Step},
+    },
+    events::Object,
+    ports::Clock,
+};
+
+/// Plans follow each other in one go; more than these means that something fights back.
+const MAX_ROUNDS: usize = 16;
+
+/// Task executions of one run created at once.
+const CREATE_AT_ONCE: usize = 16;
+
+/// What the reconciler works with.
+pub struct Workflows {
+    /// Observations.
+    pub hub: Arc<Hub>,
+    /// Effects.
+    pub cluster: Cluster,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Kubernetes Events.
+    pub warnings: Warnings,
+    /// What the installation adds to and allows of every workflow.
+    pub installation: Installation,
+    /// How long a deleted object waits for NATS.
+    pub deletion_grace: Duration,
+    /// The runs under way. A run is with one reconciliation at a time, which takes it out.
+    pub runs: Mutex<HashMap<Key, Progress>>,
+}
+
+impl Workflows {
+    /// Brings one workflow as far as it goes now. Returns when to look again.
+    ///
+    /// # Errors
+    /// A call that failed; trying again is safe.
+    pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(workflow) = self.hub.index.workflow(key) else {
+                self.lock().remove(key);
+                return Ok(None);
+            };
+            if workflow
+                .status
+                .as_ref()
+                .is_some_and(|status| status.phase.is_final())
+            {
+                self.lock().remove(key);
+                return self.rest(&workflow).await;
+            }
+            let mut progress = self.progress(key, &workflow);
+            self.catch_up(key, &mut progress).await?;
+            let plan = self.plan(key, &workflow, &progress);
+            let result = self
+                .apply_all(key, &workflow, &mut progress, &plan.steps)
+                .await;
+            self.lock().insert(key.clone(), progress);
+            result?;
+            if plan.steps.is_empty() {
+                return self
+                    .rest(&workflow)
+                    .await
+                    .map(|due| due.or(plan.wake.map(|wake| instant(&*self.clock, wake))));
+            }
+        }
+        warn!(namespace = %key.0, name = %key.1, "still not at rest after {MAX_ROUNDS} rounds");
+        Ok(Some(Instant::now() + std::time::Duration::from_secs(1)))
+    }
+
+    /// The run as far as it is known; rebuilt from the cluster if this process does not know it.
+    fn progress(&self, key: &Key, workflow: &Workflow) -> Progress {
+        let known = self.lock().remove(key);
+        match known {
+            Some(progress) if progress.is_of(workflow) => progress,
+            _ => Progress::rebuild(workflow, &self.installation, &self.hub.index),
+        }
+    }
+
+    /// Takes in what changed. A task execution that seems gone is asked for: a cache that missed
+    /// something must not end a task.
+    async fn catch_up(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
+        for name in self.hub.index.take_changed(progress.uid()) {
+            progress.mark(&name);
+        }
+        while let Some(name) = progress.next_marked() {
+            let execution_key = sibling(key, &name);
+            if let Some(execution) = self.hub.index.execution(&execution_key) {
+                progress.observe(&execution);
+            } else if progress.is_active(&name) {
+                match self.cluster.fetch_execution(&execution_key).await {
+                    Ok(Some(execution)) => self.hub.execution(execution),
+                    Ok(None) => progress.observe_gone(&name, Time(self.clock.now())),
+                    Err(error) => {
+                        progress.mark(&name);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, key: &Key, workflow: &Workflow, progress: &Progress) -> Plan {
+        let unended = match progress.graph() {
+            Ok(_) => Vec::new(),
+            Err(_) => self.unended(key, progress.uid()),
+        };
+        workflow::plan(&Observed {
+            workflow,
+            graph: progress.graph(),
+            lookup: &|task| {
+                self.hub
+                    .index
+                    .execution(&sibling(key, progress.name(task)?))
+            },
+            unended: &unended,
+            last_progress: progress.last_write(),
+            now: Time(self.clock.now()),
+        })
+    }
+
+    fn unended(&self, key: &Key, uid: &str) -> Vec<Arc<TaskExecution>> {
+        let children = self.hub.index.children(uid);
+        let executions = children
+            .iter()
+            .filter_map(|name| self.hub.index.execution(&sibling(key, name)));
+        executions
+            .filter(|execution| !is_ended(execution))
+            .collect()
+    }
+
+    /// Decisions are recorded in their order; task executions are created side by side.
+    async fn apply_all(
+        &self,
+        key: &Key,
+        workflow: &Workflow,
+        progress: &mut Progress,
+        steps: &[Step],
+    ) -> Result<(), CallError> {
+        let creations: Vec<_> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Create(task, execution) => Some(self.create(key, progress, *task, execution)),
+                _ => None,
+            })
+            .collect();
+        let created = stream::iter(creations)
+            .buffer_unordered(CREATE_AT_ONCE)
+            .try_collect::<()>()
+            .await;
+        created?;
+        for step in steps {
+            match step {
+                Step::Create(..) => {}
+                Step::Hold => self.cluster.hold_workflow(workflow).await?,
+                Step::Record(status) => {
+                    self.record(workflow, status).await?;
+                    progress.wrote(Time(self.clock.now()));
+                }
+                Step::Stop(name, stop) => self.stop(&sibling(key, name), stop).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        key: &Key,
+        progress: &Progress,
+        task: TaskIndex,
+        execution: &TaskExecution,
+    ) -> Result<(), CallError> {
+        let execution_key = sibling(key, &execution.name_any());
+        let dependencies = progress
+            .dependencies(task)
+            .filter_map(|dependency| progress.name(dependency));
+        self.hub.gaps.freed(
+            execution_key.clone(),
+            dependencies.map(|name| sibling(key, name)),
+        );
+        match self.cluster.create_execution(execution).await {
+            Ok(_) => Ok(()),
+            // Ours, from before a crash or a lost answer: the name holds this run's UID.
+            Err(error) if error.is_already_exists() => {
+                if let Some(found) = self.cluster.fetch_execution(&execution_key).await? {
+                    self.hub.execution(found);
+                }
+                Ok(())
+            }
+            Err(error) if error.is_final_refusal() && error.code() != Some(403) => {
+                let refused = refused(execution, &error.to_string());
+                self.cluster.create_execution(&refused).await.map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn stop(&self, key: &Key, stop: &Stop) -> Result<(), CallError> {
+        match self.cluster.stop_execution(key, stop).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn record(&self, workflow: &Workflow, status: &WorkflowStatus) -> Result<(), CallError> {
+        let mut status = status.clone();
+        let uid = workflow.uid().unwrap_or_default();
+        status.mirror = self.hub.outbox.position(&uid).or(status.mirror);
+        let before = workflow.status.as_ref().map(|status| status.phase);
+        if before != Some(status.phase) {
+            info!(
+                namespace = workflow.namespace().unwrap_or_default(),
+                workflow = workflow.name_any(),
+                workflow_exec_id = uid,
+                phase = ?status.phase,
+                message = status.message.as_deref().unwrap_or_default(),
+                "workflow",
+            );
+        }
+        let over = status.phase.is_final();
+        self.cluster.record_workflow(workflow, status).await?;
+        if over {
+            // What was held only because the run went on may go now.
+            let namespace = workflow.namespace().unwrap_or_default();
+            for name in self.hub.index.children(&uid) {
+                self.hub.executions.add((namespace.as_str().into(), name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing to do for the tasks: if the run ended, see whether it may go.
+    async fn rest(&self, workflow: &Workflow) -> Result<Option<Instant>, CallError> {
+        let ended = workflow
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase.is_final());
+        let begun = workflow
+            .status
+            .as_ref()
+            .is_some_and(|status| status.started_at.is_some());
+        let may_go = ended || (!begun && workflow.metadata.deletion_timestamp.is_some());
+        let uid = workflow.uid().unwrap_or_default();
+        if !may_go || !is_held(workflow) || self.hub.index.held_children(&uid) > 0 {
+            return Ok(None);
+        }
+        if !begun || self.hub.outbox.is_complete(Object::Workflow(workflow)) {
+            return self.cluster.release_workflow(workflow).await.map(|()| None);
+        }
+        match Due::of(workflow, self.deletion_grace, &*self.clock) {
+            Due::Never => Ok(None),
+            Due::At(at) => Ok(Some(at)),
+            Due::Now => {
+                self.metrics.count_let_go();
+                self.warnings.let_go(workflow, self.deletion_grace).await;
+                self.cluster.release_workflow(workflow).await.map(|()| None)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Progress>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
