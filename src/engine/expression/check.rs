@@ -62,7 +62,8 @@ impl<'e> Checker<'e> {
             }),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
             Expr::Struct(message) => Err(format!(
-                "`{}{{…}}` is a message, and there are none here; a map is written {{'key': value}}",
+                "`{}{{…}}` is a message, and there are none here; a map is written \
+                 {{'key': value}}",
                 message.type_name
             )),
             Expr::Unspecified => Err("an incomplete expression".to_owned()),
@@ -188,7 +189,8 @@ impl<'e> Checker<'e> {
     fn no_dash_in_a_name(&self, left: &'e IdedExpr, right: &'e IdedExpr) -> Result<(), String> {
         match (self.task_of(left), root(right)) {
             (Some(task), Some(rest)) => Err(format!(
-                "`tasks.{task}-{rest}` is read as a subtraction; a name with a dash is written tasks[\"{task}-{rest}\"]"
+                "`tasks.{task}-{rest}` is read as a subtraction; a name with a dash is written \
+                 tasks[\"{task}-{rest}\"]"
             )),
             _ => Ok(()),
         }
@@ -241,8 +243,8 @@ impl<'e> Checker<'e> {
     fn task_field(&mut self, task: &str, field: &str, key: Option<&str>) -> Result<(), String> {
         let Some(fields) = TaskFields::named(field) else {
             return Err(format!(
-                "a task has no field `{field}`{}; it has phase, outputs, error and attempts, and its results are in \
-                 tasks.{task}.outputs",
+                "a task has no field `{field}`{}; it has phase, outputs, error and attempts, and its \
+                 results are in tasks.{task}.outputs",
                 suggestion(field, TaskFields::NAMES)
             ));
         };

@@ -46,8 +46,8 @@ impl Compiled {
     }
 }
 
-/// Parses `source`. The parser gives up at the first fault: what it makes of the rest is of no use to anybody, and
-/// not always well formed.
+/// Parses `source`. The parser gives up at the first fault: what it makes of the rest is of no use
+/// to anybody, and not always well formed.
 fn parse(source: &str) -> Result<IdedExpr, String> {
     Parser::new()
         .error_recovery_limit(0)

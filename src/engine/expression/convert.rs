@@ -14,8 +14,8 @@ const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_992.0;
 
 /// The CEL value of `json`. Text is borrowed, not copied.
 ///
-/// Integral numbers within ±2⁵³ are `int`, however they are written (3, 3.0 and 3e0 are the same number in JSON, and
-/// the API server writes them the same way); all others are `double`.
+/// Integral numbers within ±2⁵³ are `int`, however they are written (3, 3.0 and 3e0 are the same
+/// number in JSON, and the API server writes them the same way); all others are `double`.
 pub fn to_cel<'v>(json: &'v Value) -> Box<dyn Val + 'v> {
     match json {
         Value::Null => Box::new(CelNull),
@@ -62,12 +62,12 @@ fn is_safe(value: f64) -> bool {
 
 /// The JSON of a CEL value, or what keeps it from being JSON.
 ///
-/// An integral `double` within ±2⁵³ is written as an integer, `uint` as a number, a timestamp as RFC 3339 text, a
-/// duration as text such as `5400s`, a type as its name, and the keys of a map as text. Bytes are refused (there is
-/// more than one way to write them), and so are numbers that JSON cannot hold, and results that are too large or too
-/// deep.
+/// An integral `double` within ±2⁵³ is written as an integer, `uint` as a number, a timestamp as
+/// RFC 3339 text, a duration as text such as `5400s`, a type as its name, and the keys of a map as
+/// text. Bytes are refused (there is more than one way to write them), and so are numbers that JSON
+/// cannot hold, and results that are too large or too deep.
 pub fn from_cel(value: &dyn Val) -> Result<Value, String> {
-    Output::new().take(value)
+    Output::new().take(value, 0)
 }
 
 /// Converts results, and counts what they take of [`MAX_OUTPUT_BYTES`].
@@ -85,19 +85,16 @@ impl Output {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > MAX_OUTPUT_BYTES {
             return Err(format!(
-                "the result is larger than {} KiB; keep large data elsewhere and pass a reference to it",
+                "the result is larger than {} KiB; keep large data elsewhere and pass a \
+                 reference to it",
                 MAX_OUTPUT_BYTES / 1024
             ));
         }
         Ok(())
     }
 
-    /// The JSON of `value`.
-    pub(super) fn take(&mut self, value: &dyn Val) -> Result<Value, String> {
-        self.value(value, 0)
-    }
-
-    fn value(&mut self, value: &dyn Val, depth: usize) -> Result<Value, String> {
+    /// The JSON of `value`, which will stand `depth` levels deep in something larger.
+    pub(super) fn take(&mut self, value: &dyn Val, depth: usize) -> Result<Value, String> {
         if depth > MAX_OUTPUT_DEPTH {
             return Err(format!(
                 "the result is nested more than {MAX_OUTPUT_DEPTH} levels deep"
@@ -119,7 +116,7 @@ impl Output {
 
     fn list(&mut self, list: &CelList<'_>, depth: usize) -> Result<Value, String> {
         self.count(2 + list.len())?;
-        let items = list.iter().map(|item| self.value(item.as_ref(), depth + 1));
+        let items = list.iter().map(|item| self.take(item.as_ref(), depth + 1));
         items.collect::<Result<_, _>>().map(Value::Array)
     }
 
@@ -132,7 +129,7 @@ impl Output {
         for (key, value) in entries {
             let key = key_text(key);
             self.count(key.len() + 4)?;
-            let value = self.value(value.as_ref(), depth + 1)?;
+            let value = self.take(value.as_ref(), depth + 1)?;
             if let Some(_twice) = fields.insert(key.clone(), value) {
                 return Err(format!("a map has two keys that are `{key}` in JSON"));
             }

@@ -92,13 +92,15 @@ macro_rules! located_error {
 }
 
 located_error! {
-    /// An expression that can never work: the workflow is invalid. It shows the path, the fault and the expression.
+    /// An expression that can never work: the workflow is invalid. It shows the path, the fault and
+    /// the expression.
     CompileError
 }
 
 located_error! {
-    /// An expression that does not work with the data at hand. It shows the path, the fault and the expression, and
-    /// never the data: messages are read by more people than inputs are.
+    /// An expression that does not work with the data at hand. It shows the path, the fault and the
+    /// expression, and no data but a key that is missing: messages are read by more people than
+    /// inputs are.
     EvaluationError
 }
 

@@ -1,6 +1,7 @@
 //! The interpreter's errors, in words that say what to do, and without the data.
 
 use super::error::shorten;
+use super::pattern::TOO_LARGE;
 use cel::common::ast::{EntryExpr, Expr};
 use cel::{ExecutionError, IdedExpr, Value};
 
@@ -29,16 +30,16 @@ pub(super) fn explain(error: &ExecutionError, tree: &IdedExpr) -> String {
         ),
         ExecutionError::ValuesNotComparable(left, right) => {
             format!(
-                "a {} and a {} cannot be compared",
-                left.type_of(),
-                right.type_of()
+                "{} and {} cannot be compared",
+                type_name(left),
+                type_name(right)
             )
         }
         ExecutionError::UnexpectedType { got, want } => {
             format!(
-                "a {} where a {} is needed",
-                shorten(got, SHOWN),
-                shorten(want, SHOWN)
+                "{} is needed, not {}",
+                shorten(want, SHOWN),
+                shorten(got, SHOWN)
             )
         }
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
@@ -54,16 +55,32 @@ pub(super) fn explain(error: &ExecutionError, tree: &IdedExpr) -> String {
             _ => "the list has no such element; size(list) tells how many it has".to_owned(),
         },
         ExecutionError::DuplicateKey(_) => "a map that has a key twice".to_owned(),
-        ExecutionError::UnsupportedKeyType(key) => format!("a {} cannot be a key", type_name(key)),
-        ExecutionError::FunctionError { function, message } => {
-            format!("{function}: {}", shorten(message, SHOWN))
-        }
+        ExecutionError::UnsupportedKeyType(key) => format!("{} cannot be a key", type_name(key)),
+        ExecutionError::FunctionError { function, message } => function_error(function, message),
         ExecutionError::InvalidArgumentCount { expected, actual } => {
             format!("{actual} arguments where {expected} are needed")
         }
-        // The rest cannot come from what the compiler lets through; some of it would print the data.
-        other => shorten(&other.to_string(), 60),
+        ExecutionError::UndeclaredReference(name) => {
+            format!("unknown name `{}`", shorten(name, SHOWN))
+        }
+        // The compiler lets nothing through that ends here, and the interpreter's own words would
+        // show the data.
+        _ => "it cannot be evaluated".to_owned(),
     }
+}
+
+/// The interpreter quotes what it could not read; that is data.
+fn function_error(function: &str, message: &str) -> String {
+    let message = match function {
+        "duration" => "not a duration; one is written '1h30m' or '90s', and has at most 292 years",
+        "timestamp" => {
+            "not a timestamp; one is written '2026-01-02T03:04:05Z', from year 1 to 9999"
+        }
+        "timezone" => "not a time zone; one is written 'Europe/Paris' or '+01:00'",
+        "matches" if message != TOO_LARGE => "not a regular expression",
+        _ => message,
+    };
+    format!("{function}: {}", shorten(message, SHOWN))
 }
 
 fn binary(operator: &str, left: &Value, right: &Value) -> String {

@@ -13,8 +13,8 @@ pub enum CallStyle {
     Both,
 }
 
-/// The functions an expression may call: CEL's standard ones, as far as the `cel` crate has them. None of them
-/// reads a clock, the environment or the network.
+/// The functions an expression may call: CEL's standard ones, as far as the `cel` crate has them.
+/// None of them reads a clock, the environment or the network.
 pub const FUNCTIONS: [(&str, CallStyle); 25] = [
     ("bool", CallStyle::Global),
     ("bytes", CallStyle::Global),

@@ -125,8 +125,9 @@ fn matches(call: &mut CallExpr) -> i64 {
     call.args.iter_mut().map(instrument).sum()
 }
 
-/// Whether the value costs nothing to speak of: a short literal, or a list or map whose elements are counted already.
-/// The accumulator of a comprehension must stay what the interpreter knows it by, or it copies it in each step.
+/// Whether the value costs nothing to speak of: a short literal, or a list or map whose elements
+/// are counted already. The accumulator of a comprehension must stay what the interpreter knows it
+/// by, or it copies it in each step.
 fn is_cheap(expression: &IdedExpr) -> bool {
     match &expression.expr {
         Expr::Literal(LiteralValue::String(text)) => text.inner().len() <= BYTES_PER_STEP,

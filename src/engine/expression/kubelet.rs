@@ -1,14 +1,17 @@
-//! Text on its way through the kubelet, which replaces `$(NAME)` in `command`, `args` and `env.value`.
+//! Text on its way through the kubelet, which replaces `$(NAME)` in `command`, `args` and
+//! `env.value`.
 //!
-//! To the kubelet `$$` is a `$`, `$(NAME)` the value of a variable, and any other `$` itself. What the user wrote is
-//! meant for it; a result is not, and must arrive as it is, or somebody's input could read `$(DB_PASSWORD)`.
+//! To the kubelet `$$` is a `$`, `$(NAME)` the value of a variable, and any other `$` itself. What
+//! the user wrote is meant for it; a result is not, and must arrive as it is, or somebody's input
+//! could read `$(DB_PASSWORD)`.
 
 /// `result` with every `$` doubled.
 pub(super) fn escape(result: &str) -> String {
     result.replace('$', "$$")
 }
 
-/// `literal` as it must stand before a result: a `$` at its end that would join the result is doubled.
+/// `literal` as it must stand before a result: a `$` at its end that would join the result is
+/// doubled.
 pub(super) fn before_result(literal: &str) -> String {
     match end(literal) {
         End::Dollar => format!("{literal}$"),
@@ -50,8 +53,9 @@ fn end(literal: &str) -> End {
 }
 
 /// What to do about an expression inside `$(`.
-pub(super) const INSIDE_REFERENCE: &str = "an expression inside `$(…)`, which the kubelet would read as the name of a \
-     variable; write `$$(` if it is meant for a shell, or better, hand the value over in `env` and use that";
+pub(super) const INSIDE_REFERENCE: &str = "an expression inside `$(…)`, which the kubelet would \
+     read as the name of a variable; write `$$(` if it is meant for a shell, or better, hand the \
+     value over in `env` and use that";
 
 #[cfg(test)]
 mod tests {

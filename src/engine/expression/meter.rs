@@ -1,10 +1,11 @@
 //! Bounds the work of an evaluation.
 //!
-//! The interpreter has no bound of its own, and cannot be interrupted. So the syntax tree is rewritten once, when it
-//! is compiled: whatever can cost more than a fixed amount goes through a function of ours first, which counts it and
-//! fails when [`super::MAX_STEPS`] is used up. Their names start with `@`, which nobody can write.
+//! The interpreter has no bound of its own, and cannot be interrupted. So the syntax tree is
+//! rewritten once, when it is compiled: whatever can cost more than a fixed amount goes through a
+//! function of ours first, which counts it and fails when [`super::MAX_STEPS`] is used up. Their
+//! names start with `@`, which nobody can write.
 
-use super::pattern::{MAX_PATTERN_PARTS, parts};
+use super::pattern::{MAX_PATTERN_PARTS, TOO_LARGE, parts};
 use super::{MAX_STEPS, scope};
 use cel::common::types::{CelBytes, CelDouble, CelInt, CelList, CelMap, CelString, Kind};
 use cel::common::value::{CowVal, Val};
@@ -16,7 +17,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 pub(super) const FLAT: &str = "@flat";
 /// Counts a value with all that is in it, before it is copied or compared.
 pub(super) const DEEP: &str = "@deep";
-/// Counts the right side of `+`, and refuses a map there: the interpreter would add its keys to a list, in any order.
+/// Counts the right side of `+`, and refuses a map there: the interpreter would add its keys to a
+/// list, in any order.
 pub(super) const ADDEND: &str = "@addend";
 /// Counts what `in` has to look through.
 pub(super) const SEARCH: &str = "@search";
@@ -46,7 +48,8 @@ impl Meter {
         Arc::new(Self(AtomicI64::new(MAX_STEPS as i64)))
     }
 
-    /// Whether more was asked for than was left. `||`, `exists` and the like pass over errors: the result says nothing.
+    /// Whether more was asked for than was left. `||`, `exists` and the like pass over errors: the
+    /// result says nothing.
     pub(super) fn is_exhausted(&self) -> bool {
         self.0.load(Ordering::Relaxed) < 0
     }
@@ -134,12 +137,10 @@ impl Meter {
         ) {
             let parts = parts(pattern.inner());
             if parts > MAX_PATTERN_PARTS {
-                return Err(ExecutionError::function_error(
-                    "matches",
-                    "the pattern is too large",
-                ));
+                return Err(ExecutionError::function_error("matches", TOO_LARGE));
             }
-            // The pattern is compiled for every call; the worst search visits every part for every byte.
+            // The pattern is compiled for every call; the worst search visits every part for every
+            // byte.
             let search = (text.inner().len() as u64).saturating_mul(parts) / 1000;
             self.charge(50 + 5 * parts + search + flat(text))?;
         }

@@ -5,11 +5,15 @@ use super::scope::environment;
 use cel::common::types::CelString;
 use cel::common::value::CowVal;
 
-/// How large a pattern of `matches` may be, in parts; it then takes some ten milliseconds to compile. A few bytes such
-/// as `(a{999}){999}` can stand for megabytes.
+/// How large a pattern of `matches` may be, in parts; it then takes some ten milliseconds to
+/// compile. A few bytes such as `(a{999}){999}` can stand for megabytes.
 pub(super) const MAX_PATTERN_PARTS: u64 = 20_000;
 
-/// A class of many Unicode ranges, such as `\w` or `\p{L}`: it takes as long to compile as this many plain characters.
+/// What is said of a larger one.
+pub(super) const TOO_LARGE: &str = "the pattern is too large";
+
+/// A class of many Unicode ranges, such as `\w` or `\p{L}`: it takes as long to compile as this
+/// many plain characters.
 const LARGE_CLASS: u64 = 500;
 /// A class of some dozens of Unicode ranges, such as `\d`.
 const SMALL_CLASS: u64 = 70;
@@ -20,7 +24,7 @@ const ANY: u64 = 8;
 pub(super) fn check(pattern: &str) -> Result<(), String> {
     let shown = shorten(pattern, 60);
     if parts(pattern) > MAX_PATTERN_PARTS {
-        return Err(format!("the pattern `{shown}` is too large"));
+        return Err(format!("{TOO_LARGE}: `{shown}`"));
     }
     let arguments = vec![
         CowVal::owned(CelString::from("")),
@@ -37,8 +41,8 @@ pub(super) fn check(pattern: &str) -> Result<(), String> {
 
 /// An upper bound of the parts that `pattern` stands for once every `{n}` is written out.
 ///
-/// A repetition of a single character or class adds its count; one that follows a group or another repetition
-/// multiplies all the rest, which is more than it really does.
+/// A repetition of a single character or class adds its count; one that follows a group or another
+/// repetition multiplies all the rest, which is more than it really does.
 pub(super) fn parts(pattern: &str) -> u64 {
     let mut total = 0u64;
     let mut factor = 1u64;
@@ -77,8 +81,8 @@ fn part(previous: char, c: char) -> u64 {
     }
 }
 
-/// Whether a repetition after `previous` may repeat more than one part: after a group or a repetition, or (with the
-/// `x` flag) after a space or a comment.
+/// Whether a repetition after `previous` may repeat more than one part: after a group or a
+/// repetition, or (with the `x` flag) after a space or a comment.
 fn repeats_a_whole(previous: char) -> bool {
     matches!(previous, ')' | '}' | '*' | '+' | '?') || previous.is_whitespace()
 }

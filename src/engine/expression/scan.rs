@@ -58,7 +58,8 @@ fn measure(body: &str) -> Result<usize, CompileError> {
         hint = ": a `{` inside it is not closed either";
     }
     Err(CompileError::new(format!(
-        "`${{{{` without a closing `}}}}`{hint} (write ${{{{ '${{{{' }}}} for the three characters themselves)"
+        "`${{{{` without a closing `}}}}`{hint} (write ${{{{ '${{{{' }}}} for the three characters \
+         themselves)"
     ))
     .in_expression(body))
 }
@@ -73,7 +74,8 @@ fn check_size(source: &str, depth: usize) -> Result<(), CompileError> {
         )
     } else if depth > MAX_DEPTH {
         format!(
-            "an expression {depth} levels deep; at most {MAX_DEPTH} are allowed (an operator in a row counts one, a bracket in a bracket four)"
+            "an expression {depth} levels deep; at most {MAX_DEPTH} are allowed (an operator in a row \
+             counts one, a bracket in a bracket four)"
         )
     } else {
         return Ok(());
@@ -81,8 +83,8 @@ fn check_size(source: &str, depth: usize) -> Result<(), CompileError> {
     Err(CompileError::new(fault).in_expression(source))
 }
 
-/// The tokens of CEL, as far as finding the end and the depth of an expression needs them: strings are one token,
-/// comments and white space none.
+/// The tokens of CEL, as far as finding the end and the depth of an expression needs them: strings
+/// are one token, comments and white space none.
 struct Tokens<'t> {
     text: &'t str,
     at: usize,
@@ -127,8 +129,8 @@ fn token_length(rest: &str, first: char) -> usize {
     }
 }
 
-/// The length of the string literal at the start of `rest`. A literal that is not closed on its line ends there: the
-/// parser will refuse it.
+/// The length of the string literal at the start of `rest`. A literal that is not closed on its
+/// line ends there: the parser will refuse it.
 fn string_length(rest: &str, raw: bool) -> usize {
     let quote = &rest[..1];
     let triple = quote.repeat(3);
@@ -182,7 +184,8 @@ struct Group {
     operand: usize,
     /// The operators of the current term: each is a level of its own.
     operators: usize,
-    /// The deepest term of the current element; terms are what `&&`, `||`, `?` and `:` stand between.
+    /// The deepest term of the current element; terms are what `&&`, `||`, `?` and `:` stand
+    /// between.
     term: usize,
     /// How many `&&` and `||` there are in the current element. The parser balances them.
     logical: usize,
@@ -250,7 +253,8 @@ impl Depth {
         }
     }
 
-    /// Folds the innermost group into the operand it belongs to. Too many closing brackets are the parser's to report.
+    /// Folds the innermost group into the operand it belongs to. Too many closing brackets are the
+    /// parser's to report.
     fn close(&mut self) {
         if self.groups.len() < 2 {
             return;

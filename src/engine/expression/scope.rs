@@ -21,7 +21,8 @@ pub struct Scope<'a> {
     pub inputs: &'a Value,
     /// `workflow`
     pub workflow: WorkflowScope<'a>,
-    /// `tasks`, by name. Those that a template refers to must be here, see [`References`]; others may be left out.
+    /// `tasks`, by name. Those that a template refers to must be here, see [`References`]; others
+    /// may be left out.
     pub tasks: &'a BTreeMap<String, TaskScope<'a>>,
 }
 
@@ -49,7 +50,8 @@ pub struct TaskScope<'a> {
     pub attempts: u32,
 }
 
-/// CEL's standard library, without optional values: neither their syntax nor their functions are in what we promise.
+/// CEL's standard library, without optional values: neither their syntax nor their functions are in
+/// what we promise.
 pub(super) fn environment() -> &'static Arc<Env> {
     static ENVIRONMENT: LazyLock<Arc<Env>> =
         LazyLock::new(|| Arc::new(Env::default().with_optional_support(false).with_stdlib()));
@@ -89,8 +91,12 @@ impl<'v> Session<'v> {
         })
     }
 
-    /// The result of `compiled`.
-    pub(super) fn evaluate(&mut self, compiled: &Compiled) -> Result<Value, EvaluationError> {
+    /// The result of `compiled`, which will stand `depth` levels deep in something larger.
+    pub(super) fn evaluate(
+        &mut self,
+        compiled: &Compiled,
+        depth: usize,
+    ) -> Result<Value, EvaluationError> {
         let result = cel::Value::resolve_val(compiled.tree(), &self.context);
         if self.meter.is_exhausted() {
             let message = format!("the evaluation takes more than {} steps", super::MAX_STEPS);
@@ -98,7 +104,7 @@ impl<'v> Session<'v> {
         }
         result
             .map_err(|error| explain(&error, compiled.tree()))
-            .and_then(|value| self.output.take(value.as_ref()))
+            .and_then(|value| self.output.take(value.as_ref(), depth))
             .map_err(|message| EvaluationError::new(message).in_expression(compiled.source()))
     }
 

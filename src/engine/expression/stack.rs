@@ -3,13 +3,15 @@
 use std::panic::resume_unwind;
 use std::thread;
 
-/// Unoptimised, one bracket takes the parser 170 KiB of stack, twenty times what it takes in a release build.
+/// Unoptimised, one bracket takes the parser 170 KiB of stack, twenty times what it takes in a
+/// release build.
 const DEBUG_STACK_BYTES: usize = 64 << 20;
 
-/// Runs `work` where the deepest expression that [`super::MAX_DEPTH`] admits cannot exhaust the stack.
+/// Runs `work` where the deepest expression that [`super::MAX_DEPTH`] admits cannot exhaust the
+/// stack.
 ///
-/// A release build needs less than 512 KiB for it and simply calls `work`; a debug build runs it on a thread with a
-/// stack of its own, and waits for it.
+/// A release build needs less than 512 KiB for it and simply calls `work`; a debug build runs it on
+/// a thread with a stack of its own, and waits for it.
 pub(super) fn with_room<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if !cfg!(debug_assertions) {
         return work();

@@ -41,8 +41,8 @@ impl Template {
         Ok(Self { parts, references })
     }
 
-    /// Compiles a string that the kubelet will read: `command`, `args` and the values of `env`. Refuses an expression
-    /// inside a literal `$( … )` too.
+    /// Compiles a string that the kubelet will read: `command`, `args` and the values of `env`.
+    /// Refuses an expression inside a literal `$( … )` too.
     pub fn compile_for_kubelet(source: &str) -> Result<Self, CompileError> {
         let template = Self::compile(source)?;
         match template.inside_reference() {
@@ -66,17 +66,19 @@ impl Template {
         &self.references
     }
 
-    /// The result. A string that is one whole expression keeps the type of that; otherwise the results are joined as
-    /// text with what stands between them: strings as they are, everything else as compact JSON.
+    /// The result. A string that is one whole expression keeps the type of that; otherwise the
+    /// results are joined as text with what stands between them: strings as they are, everything
+    /// else as compact JSON.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
         if self.is_literal() {
             return Ok(Value::String(self.literal_text()));
         }
-        with_room(|| self.evaluate_in(&mut Session::new(scope, &self.references)?))
+        with_room(|| self.evaluate_in(&mut Session::new(scope, &self.references)?, 0))
     }
 
-    /// The result as text, for the kubelet: it arrives in the container byte by byte, while `$(NAME)` in what the user
-    /// wrote keeps its meaning. For `command`, `args` and the values of `env`.
+    /// The result as text, for the kubelet: it arrives in the container byte by byte, while
+    /// `$(NAME)` in what the user wrote keeps its meaning. For `command`, `args` and the values of
+    /// `env`.
     pub fn evaluate_for_kubelet(&self, scope: &Scope<'_>) -> Result<String, EvaluationError> {
         if self.is_literal() {
             return Ok(self.literal_text());
@@ -87,9 +89,14 @@ impl Template {
         with_room(|| self.join_for_kubelet(&mut Session::new(scope, &self.references)?))
     }
 
-    pub(super) fn evaluate_in(&self, session: &mut Session<'_>) -> Result<Value, EvaluationError> {
+    /// The result, which will stand `depth` levels deep in something larger.
+    pub(super) fn evaluate_in(
+        &self,
+        session: &mut Session<'_>,
+        depth: usize,
+    ) -> Result<Value, EvaluationError> {
         if let [Part::Expression(compiled)] = self.parts.as_slice() {
-            return session.evaluate(compiled);
+            return session.evaluate(compiled, depth);
         }
         let mut joined = String::new();
         for part in &self.parts {
@@ -98,7 +105,9 @@ impl Template {
                     session.count(literal.len())?;
                     joined.push_str(literal);
                 }
-                Part::Expression(compiled) => joined.push_str(&text(session.evaluate(compiled)?)),
+                Part::Expression(compiled) => {
+                    joined.push_str(&text(session.evaluate(compiled, 0)?))
+                }
             }
         }
         Ok(Value::String(joined))
@@ -110,9 +119,10 @@ impl Template {
             match part {
                 Part::Literal(literal) => joined.push_str(&kubelet::before_result(literal)),
                 Part::Expression(compiled) => {
-                    let result = text(session.evaluate(compiled)?);
+                    let result = text(session.evaluate(compiled, 0)?);
                     if result.contains('\0') {
-                        let message = "the result has a NUL character, which no argument and no variable can hold";
+                        let message = "the result has a NUL character, which no argument and no \
+                                       variable can hold";
                         return Err(EvaluationError::new(message).in_expression(compiled.source()));
                     }
                     joined.push_str(&kubelet::escape(&result));

@@ -27,7 +27,8 @@ enum Node {
 }
 
 impl ValueTemplate {
-    /// Compiles the strings in `value`. Errors name the place, starting from `path`: `spec.tasks[2].with.text`.
+    /// Compiles the strings in `value`. Errors name the place, starting from `path`:
+    /// `spec.tasks[2].with.text`.
     pub fn compile(value: &Value, path: &str) -> Result<Self, CompileError> {
         let mut references = References::default();
         let root = Node::compile(value, path, &mut references)?;
@@ -44,14 +45,15 @@ impl ValueTemplate {
         &self.references
     }
 
-    /// The value with every expression replaced by its result. Errors name the place, as those of [`Self::compile`] do.
+    /// The value with every expression replaced by its result. Errors name the place, as those of
+    /// [`Self::compile`] do.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
         if let Node::Literal(value) = &self.root {
             return Ok(value.clone());
         }
         with_room(|| {
             self.root
-                .evaluate(&mut Session::new(scope, &self.references)?)
+                .evaluate(&mut Session::new(scope, &self.references)?, 0)
         })
     }
 }
@@ -109,20 +111,20 @@ impl Node {
         }
     }
 
-    fn evaluate(&self, session: &mut Session<'_>) -> Result<Value, EvaluationError> {
+    fn evaluate(&self, session: &mut Session<'_>, depth: usize) -> Result<Value, EvaluationError> {
         match self {
             Self::Literal(value) => Ok(value.clone()),
             Self::Template { path, template } => template
-                .evaluate_in(session)
+                .evaluate_in(session, depth)
                 .map_err(|error| error.at(path)),
             Self::Array(items) => {
-                let items = items.iter().map(|item| item.evaluate(session));
+                let items = items.iter().map(|item| item.evaluate(session, depth + 1));
                 items.collect::<Result<_, _>>().map(Value::Array)
             }
             Self::Object(fields) => {
                 let fields = fields
                     .iter()
-                    .map(|(key, field)| Ok((key.clone(), field.evaluate(session)?)));
+                    .map(|(key, field)| Ok((key.clone(), field.evaluate(session, depth + 1)?)));
                 fields.collect::<Result<Map<_, _>, _>>().map(Value::Object)
             }
         }

@@ -132,6 +132,25 @@ fn a_result_may_be_deep_but_not_too_deep() {
 }
 
 #[test]
+fn a_result_in_a_tree_counts_from_the_root() {
+    let deep =
+        |levels: usize| (0..levels).fold(json!("${{ inputs }}"), |inner, _| json!({"k": inner}));
+    let inputs = (0..60).fold(json!(1), |inner, _| json!([inner]));
+    let evaluate = |levels| {
+        let scope = Scope {
+            inputs: &inputs,
+            workflow: WORKFLOW,
+            tasks: &BTreeMap::new(),
+        };
+        ValueTemplate::compile(&deep(levels), "with")
+            .unwrap()
+            .evaluate(&scope)
+    };
+    assert!(evaluate(MAX_OUTPUT_DEPTH - 60).is_ok());
+    assert!(evaluate(MAX_OUTPUT_DEPTH - 59).is_err());
+}
+
+#[test]
 fn a_tree_is_evaluated_in_place() {
     let tree = json!({
         "text": "hello ${{ inputs.who }}", "number": "${{ inputs.count }}", "list": ["${{ inputs.list }}", "plain", 1],

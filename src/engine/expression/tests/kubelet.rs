@@ -8,7 +8,8 @@ use rstest::rstest;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// What the kubelet makes of a string: `$$` is `$`, `$(NAME)` the value of a variable it knows, anything else itself.
+/// What the kubelet makes of a string: `$$` is `$`, `$(NAME)` the value of a variable it knows,
+/// anything else itself.
 fn expand(text: &str, variables: &BTreeMap<&str, &str>) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::new();
@@ -149,8 +150,8 @@ fn tricky() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// What the kubelet makes of literals and results in turn is what it makes of each literal, and the results as
-    /// they are.
+    /// What the kubelet makes of literals and results in turn is what it makes of each literal, and
+    /// the results as they are.
     #[test]
     fn any_result_arrives_unchanged(pieces in prop::collection::vec((tricky(), tricky()), 1..4), last in tricky()) {
         let mut argument = String::new();

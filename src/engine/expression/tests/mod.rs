@@ -27,7 +27,8 @@ fn evaluate(template: &str, inputs: &Value) -> Result<Value, EvaluationError> {
     })
 }
 
-/// Evaluates one expression with a task `build` that succeeded, one called `a-b` that failed, and some inputs.
+/// Evaluates one expression with a task `build` that succeeded, one called `a-b` that failed, and
+/// some inputs.
 fn result_of(expression: &str) -> Result<Value, String> {
     let inputs = json!({
         "who": "world", "count": 3, "ratio": 1.5, "flag": true, "none": null, "whole": 4.0,
