@@ -59,6 +59,22 @@ impl<'a> Facts<'a> {
         self.main?.state.as_ref()?.terminated.as_ref()
     }
 
+    /// The exit code of the task's container. (Of one that it lost, or that never ran, the
+    /// kubelet makes up 137.)
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        self.terminated()
+            .filter(|main| main.reason.as_deref() != Some("ContainerStatusUnknown"))
+            .map(|main| main.exit_code)
+    }
+
+    /// Whether the task did its work, its outputs apart.
+    pub(super) fn has_succeeded(&self) -> bool {
+        match self.terminated() {
+            Some(main) => main.exit_code == 0,
+            None => self.phase() == "Succeeded",
+        }
+    }
+
     /// The termination message of the task's container: its outputs, or its log's tail.
     pub(super) fn message(&self) -> &'a str {
         text(self.terminated().and_then(|main| main.message.as_ref()))
@@ -243,12 +259,18 @@ impl<'a> Facts<'a> {
             },
             reason: reason.to_owned(),
             message: if message.is_empty() {
-                "the node prepares volumes, network and image".to_owned()
+                self.unexplained()
             } else {
                 message.to_owned()
             },
             since: self.accepted_at(),
         }
+    }
+
+    /// The kubelet says why a volume or the network does not come only in events.
+    fn unexplained(&self) -> String {
+        let name = text(self.pod.metadata.name.as_ref());
+        format!("the node prepares volumes, network and image; see kubectl describe pod {name}")
     }
 
     fn waiting_for_node(&self) -> PodState {

@@ -82,7 +82,7 @@ pub(super) fn of(facts: &Facts) -> Outcome {
         .or_else(|| facts.terminated().map(|main| by_container(facts, main)))
         .or_else(|| by_init_container(facts))
         .unwrap_or_else(unseen);
-    failure.into_outcome(facts.terminated().map(|main| main.exit_code))
+    failure.into_outcome(facts.exit_code())
 }
 
 /// Why a pod that waits can never start, if that is certain.
@@ -259,9 +259,7 @@ fn by_container(facts: &Facts, main: &ContainerStateTerminated) -> Failure {
                     error.message.unwrap_or_else(|| exit(code)),
                 )
             },
-            None if code == 137 => {
-                Failure::application(ErrorCode::Killed, reason, with(&killed(), said))
-            }
+            None if code == 137 => Failure::application(ErrorCode::Killed, reason, killed(said)),
             None => Failure::application(ErrorCode::TaskFailed, reason, with(&exit(code), said)),
         },
     }
@@ -271,11 +269,11 @@ fn exit(code: i32) -> String {
     format!("exit code {code}")
 }
 
-fn killed() -> String {
+fn killed(said: &str) -> String {
+    let what = with("exit code 137 (SIGKILL)", said);
     format!(
-        "{}: the container was killed (SIGKILL) and nobody says why; often the kernel did for memory: \
-         raise resources.limits.memory",
-        exit(137)
+        "{what}; nobody says who killed the container: often it is the kernel, for memory; \
+         raise resources.limits.memory"
     )
 }
 

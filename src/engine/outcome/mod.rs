@@ -1,13 +1,14 @@
 //! From an executor pod's status to what it means for the attempt: one total function.
 //!
-//! Whatever a status says, it means one of three things, and none of them can last for ever:
+//! Whatever a status says, it means one of three things, and each has an end of its own or one
+//! that the user sets:
 //!
 //! | state | bounded by |
 //! |---|---|
-//! | Waiting, `Scheduling` | the task's `deadline` and the run's `timeout`; a cluster may take its time, the reason is visible |
+//! | Waiting, `Scheduling` | the task's `deadline`, the run's `timeout`: a cluster may take its time, and the reason is visible |
 //! | Waiting, `Image` | `imagePullTimeout`, then `IMAGE_PULL` |
 //! | Waiting, `Starting` | `imagePullTimeout` too, then `START_ERROR`: volumes, Secrets and sandboxes that never come |
-//! | Running | the attempt's `timeout`, the kubelet, and for a lost node the node's removal |
+//! | Running | the program itself and the attempt's `timeout`; once a deletion is asked for, the kubelet, and on a lost node the node's removal |
 //! | Ended | final |
 //!
 //! The first row that fits decides how an attempt ended:
@@ -26,7 +27,7 @@
 //! | condition DisruptionTarget, unless `main` had ended before | Infrastructure `NODE_LOST` (DeletionByPodGC), else `EVICTED` |
 //! | deleted by somebody, unless `main` had ended before | Infrastructure `POD_DELETED`, whatever the exit code: a program may answer SIGTERM as it likes |
 //! | container reason OOMKilled | Application `OOM_KILLED` |
-//! | container reason ContainerStatusUnknown, Unknown: kubelet or runtime lost it | Infrastructure `NODE_LOST` |
+//! | container reason ContainerStatusUnknown, Unknown: kubelet or runtime lost it; 137 is then made up | Infrastructure `NODE_LOST` |
 //! | container reason StartError, ContainerCannotRun, … | Application `START_ERROR` |
 //! | an `error` object in the outputs file | Application, with that error |
 //! | exit code 137 and no reason | Application `KILLED`: most often the kernel killed a child for memory, which would repeat |
@@ -192,25 +193,20 @@ fn ended(facts: &Facts, outcome: Outcome) -> Ended {
     Ended {
         started_at: facts.started_at(),
         finished_at: facts.finished_at(),
-        exit_code: facts.terminated().map(|main| main.exit_code),
+        exit_code: facts.exit_code(),
         outcome,
         lingers: facts.lingers(),
     }
 }
 
 fn outcome(facts: &Facts) -> Outcome {
-    let exit_code = facts.terminated().map(|main| main.exit_code);
-    let succeeded = match exit_code {
-        Some(code) => code == 0,
-        None => facts.phase() == "Succeeded",
-    };
-    if !succeeded {
+    if !facts.has_succeeded() {
         return failure::of(facts);
     }
     match message::outputs(facts.message(), facts.message_limit()) {
         Ok(outputs) => Outcome::Succeeded { outputs },
         Err((code, text)) => {
-            Failure::application(code, code.as_str(), text).into_outcome(exit_code)
+            Failure::application(code, "Completed", text).into_outcome(facts.exit_code())
         }
     }
 }

@@ -94,6 +94,20 @@ fn a_container_that_never_started_has_no_start() {
 }
 
 #[test]
+fn an_exit_code_that_the_kubelet_made_up_is_none() {
+    let lost = json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}});
+    let ended = ended_of(&deleted(pod_with("Failed", lost), 18));
+    assert_eq!(ended.exit_code, None);
+    let Outcome::Failed { error, .. } = ended.outcome else {
+        panic!("not failed")
+    };
+    assert_eq!(
+        error.details,
+        Some(json!({"reason": "Deleted", "class": "Infrastructure"}))
+    );
+}
+
+#[test]
 fn details_say_exit_code_reason_and_class() {
     let pod = pod_with("Failed", exited(2, "Error", ""));
     let Outcome::Failed { error, .. } = ended_of(&pod).outcome else {
