@@ -32,23 +32,6 @@ pub struct AllowList {
     pub host_namespaces: bool,
 }
 
-/// Checks the pod parts of one task: `container` at `<path>.container`, its template at
-/// `<path>.podTemplate`.
-pub fn check_pod_parts(
-    container: &Container,
-    template: &PodTemplate,
-    allow: &AllowList,
-    path: &str,
-) -> Vec<FieldError> {
-    let mut errors = check_container(container, allow, &format!("{path}.container"));
-    errors.extend(check_template(
-        template,
-        allow,
-        &format!("{path}.podTemplate"),
-    ));
-    errors
-}
-
 /// Checks a container that stands at `path`.
 pub fn check_container(container: &Container, allow: &AllowList, path: &str) -> Vec<FieldError> {
     let mut check = Check::new(allow);

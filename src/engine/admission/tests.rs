@@ -24,13 +24,16 @@ fn everything() -> AllowList {
     }
 }
 
+/// What is wrong with the pod parts of a task.
 fn errors(container_fields: Value, template_fields: Value, allow: &AllowList) -> Vec<FieldError> {
-    check_pod_parts(
+    let mut errors = check_container(
         &container(container_fields),
-        &template(template_fields),
         allow,
-        "spec.tasks[2]",
-    )
+        "spec.tasks[2].container",
+    );
+    let path = "spec.tasks[2].podTemplate";
+    errors.extend(check_template(&template(template_fields), allow, path));
+    errors
 }
 
 fn security(context: Value) -> Value {

@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use super::outcome::MAIN_CONTAINER;
+use super::{names, outcome::MAIN_CONTAINER};
 use crate::api::{
     FINALIZER_OUTCOME, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, PodOverlay,
     TaskExecution,
@@ -83,7 +83,7 @@ pub fn attempt_pod(te: &TaskExecution, attempt: u32, settings: &PodSettings) -> 
 
     let pod = Pod {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{attempt}", name(te))),
+            name: Some(names::pod_name(&name(te), attempt)),
             namespace: te.metadata.namespace.clone(),
             owner_references: Some(vec![owner(te)]),
             finalizers: Some(vec![FINALIZER_OUTCOME.to_owned()]),
