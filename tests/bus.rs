@@ -264,6 +264,28 @@ async fn a_server_that_does_not_answer_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_call_ends_with_the_connection_that_it_was_made_on() {
+    let (mut server, bus) = ready().await;
+    server.signal("-STOP");
+    let started = Instant::now();
+    let sent = message("a", 1);
+    let crash = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.crash();
+    };
+    let (unanswered, ()) = tokio::join!(bus.publish(&sent, 0), crash);
+    assert!(
+        matches!(unanswered, Err(PublishError::Unavailable(_))),
+        "{unanswered:?}"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn a_rotated_password_is_picked_up() {
     let server = NatsServer::start(
         r#"authorization { users: [ { user: operator, password: new, permissions: {

@@ -10,12 +10,15 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{Error as ApiError, ErrorCode, response::Response, stream::RawMessage};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, HeaderMap, Request, RequestErrorKind};
+use async_nats::{
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Request, RequestErrorKind,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
@@ -57,6 +60,8 @@ pub struct NatsBus {
     stream: String,
     config: Map<String, Value>,
     manage_streams: bool,
+    /// Changes whenever the connection is lost.
+    losses: watch::Receiver<u64>,
 }
 
 impl NatsBus {
@@ -67,12 +72,12 @@ impl NatsBus {
             .split(',')
             .map(|server| server.trim().to_owned())
             .collect();
-        let client = connect_options(&options)
-            .connect(servers)
-            .await
-            .map_err(unavailable)?;
+        let (lost, losses) = watch::channel(0);
+        let connect = connect_options(&options, lost);
+        let client = connect.connect(servers).await.map_err(unavailable)?;
         Ok(Self {
             client,
+            losses,
             stream: jetstream::stream_name(&options.prefix),
             config: jetstream::stream_config(&options.prefix, &options.stream),
             manage_streams: options.manage_streams,
@@ -85,6 +90,8 @@ impl NatsBus {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Bytes, CallError> {
+        let mut losses = self.losses.clone();
+        losses.mark_unchanged();
         // A request made while disconnected would wait in the client and go out much later.
         if !self.connected() {
             return Err(CallError::Unavailable("not connected".to_owned()));
@@ -98,7 +105,12 @@ impl NatsBus {
             CALL_TIMEOUT,
             self.client.send_request(subject.to_owned(), request),
         );
-        match answer.await {
+        let answer = tokio::select! {
+            answer = answer => answer,
+            // The answer would have come on the connection that is no more.
+            _ = losses.changed() => return Err(CallError::Unavailable("connection lost".to_owned())),
+        };
+        match answer {
             Ok(Ok(message)) => Ok(message.payload),
             Ok(Err(error)) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => CallError::NoResponders,
@@ -243,7 +255,7 @@ fn unavailable(error: impl Display) -> BusError {
     BusError::Unavailable(error.to_string())
 }
 
-fn connect_options(options: &NatsOptions) -> ConnectOptions {
+fn connect_options(options: &NatsOptions, lost: watch::Sender<u64>) -> ConnectOptions {
     let mut connect = match options.credentials.clone() {
         Some((user, password)) => ConnectOptions::with_auth_callback(move |_nonce| {
             let auth = read_credentials(&user, &password);
@@ -267,6 +279,9 @@ fn connect_options(options: &NatsOptions) -> ConnectOptions {
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             log.event(&event);
+            if event == Event::Disconnected {
+                lost.send_modify(|count| *count += 1);
+            }
             async {}
         })
 }
