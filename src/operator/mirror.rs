@@ -40,7 +40,7 @@ pub struct Mirror {
 }
 
 /// How far an object's events are after an attempt to publish them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// How many events of the given version of the object are not known to be stored.
     pub pending: u64,
@@ -85,6 +85,9 @@ impl Mirror {
     /// in the answer.
     pub async fn publish_pending(&self, object: Object<'_>) -> Progress {
         let history = object.history();
+        if history.is_empty() {
+            return Progress::default();
+        }
         let stream = match self.stream().await {
             Ok(stream) => stream,
             Err(error) => {

@@ -96,6 +96,12 @@ impl Books {
         self.objects.remove(uid).map_or(0, |kept| kept.pending)
     }
 
+    /// How many objects are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
     /// Whether what was found out about an object is about the stream as it is now.
     pub fn confirm(&self, kept: &Kept) -> bool {
         self.stream.as_ref().map_or(0, |stream| stream.epoch) == kept.epoch

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{Mirror, MirrorMetrics, Progress};
-use crate::api::{MirrorPosition, TaskExecution};
+use crate::api::{MirrorPosition, TaskExecution, TaskPhase};
 use crate::events::{Object, Subjects};
 use crate::ports::memory::{Fault, MemoryBus};
 use crate::ports::{Bus, PublishError};
@@ -273,6 +273,17 @@ async fn a_gone_object_leaves_no_trace() {
     mirror.forget("a");
     mirror.forget("b");
     assert_eq!(mirror.metrics.lag.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_says_nothing_is_not_remembered() {
+    let bus = stream().await;
+    let mirror = mirror(&bus);
+    let mut stripped = task("a", 1);
+    stripped.status.as_mut().unwrap().phase = TaskPhase::Succeeded;
+    assert!(publish(&mirror, &stripped).await.is_complete());
+    assert!(bus.messages().is_empty());
+    assert_eq!(mirror.books().len(), 0);
 }
 
 /// Something that happens to three objects, two operators and their server.
