@@ -231,6 +231,7 @@ impl Mirror {
         mut kept: Kept,
         outcome: Result<(), Interruption>,
     ) -> Progress {
+        self.metrics.connected.set(i64::from(self.bus.connected()));
         let mut books = self.books();
         // Another worker may have found out that the stream is another one.
         let outcome = match books.confirm(&kept) {
