@@ -1,84 +1,102 @@
 //! What a transition keeps for its event.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
-use crate::api::ErrorInfo;
+use super::payload::Failure;
+use crate::api::{ErrorInfo, FailureClass};
 
-/// The `data` of a transition: what its event says and later writes may overwrite. What spec gives, or a status that
-/// is final, is not repeated here.
+/// The `data` of a transition as the engine writes it: what its event says and later writes may overwrite. What spec
+/// gives, or a status that is final, need not be here.
 ///
 /// | event | holds |
 /// |---|---|
 /// | task `started` | `executor` |
-/// | task `failed` | `error`, `current_attempt` |
-/// | task `retry_scheduled` | `delay_ms` |
+/// | task `failed` | `error`, `class`, `current_attempt` |
+/// | task `retry_scheduled` | `next_attempt_delay_ms` |
 /// | `cancelled` of both | `reason` |
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TransitionData {
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct TransitionData {
     /// What runs the attempt: the pod's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
     /// Why the attempt failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
-    /// Which application try it was, from 1: infrastructure failures do not count.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Whose fault it was.
+    pub class: Option<FailureClass>,
+    /// Which of the task's own tries it was, from 1: infrastructure failures do not count.
     pub current_attempt: Option<u32>,
     /// How long the next attempt waits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay_ms: Option<u64>,
+    pub next_attempt_delay_ms: Option<u64>,
     /// Why it was ended from outside.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl TransitionData {
-    /// As it stands in a transition; none if there is nothing to keep.
-    pub fn into_value(self) -> Option<Value> {
-        let value = serde_json::to_value(self).ok()?;
-        value
-            .as_object()
-            .is_some_and(|fields| !fields.is_empty())
-            .then_some(value)
-    }
-
     /// As it was kept. What does not read is left out: an event with a gap is better than a chain that stops.
-    pub(super) fn of(data: Option<&Value>) -> Self {
+    pub fn of(data: Option<&Value>) -> Self {
         data.and_then(|value| Self::deserialize(value).ok())
             .unwrap_or_default()
+    }
+
+    /// The error, or the one that the status ended with, whose details say whose fault it was.
+    pub fn failure(&self, ended_with: Option<&ErrorInfo>) -> Failure {
+        let error = self.error.as_ref().or(ended_with);
+        let (message, code) = error
+            .map(|error| (error.message.clone(), error.code.clone()))
+            .unwrap_or_default();
+        let mut details = match error.and_then(|error| error.details.clone()) {
+            Some(Value::Object(details)) => details,
+            Some(other) => Map::from_iter([("details".to_owned(), other)]),
+            None => Map::new(),
+        };
+        if let Some(class) = self.class {
+            details.entry("class").or_insert_with(|| json!(class));
+        }
+        Failure {
+            message,
+            code,
+            details,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn data_reads_as_it_was_written() {
-        let data = TransitionData {
-            error: Some(ErrorInfo {
-                message: "exit 1".into(),
-                code: "TASK_FAILED".into(),
-                details: Some(json!({"class": "Application"})),
-            }),
-            current_attempt: Some(2),
-            ..TransitionData::default()
-        };
-        let value = data.clone().into_value().unwrap();
-        assert_eq!(value["currentAttempt"], 2);
-        assert_eq!(TransitionData::of(Some(&value)), data);
-    }
-
-    #[test]
-    fn nothing_to_keep_is_no_data_and_nonsense_is_left_out() {
-        assert_eq!(TransitionData::default().into_value(), None);
+    fn what_does_not_read_is_left_out() {
         assert_eq!(TransitionData::of(None), TransitionData::default());
         assert_eq!(
             TransitionData::of(Some(&json!({"executor": 7}))),
             TransitionData::default()
+        );
+        let kept = json!({"reason": "enough", "of_a_later_version": 1});
+        assert_eq!(
+            TransitionData::of(Some(&kept)).reason.as_deref(),
+            Some("enough")
+        );
+    }
+
+    #[test]
+    fn details_are_an_object_and_say_whose_fault_it_was() {
+        let failure = |data: Value| {
+            serde_json::to_value(TransitionData::of(Some(&data)).failure(None)).unwrap()
+        };
+        assert_eq!(
+            failure(
+                json!({"class": "Infrastructure", "error": {"message": "m", "code": "EVICTED", "details": {"node": "n"}}})
+            ),
+            json!({"message": "m", "code": "EVICTED", "details": {"node": "n", "class": "Infrastructure"}})
+        );
+        assert_eq!(
+            failure(json!({"error": {"message": "m", "code": "X"}})),
+            json!({"message": "m", "code": "X", "details": {}})
+        );
+        assert_eq!(
+            failure(json!({})),
+            json!({"message": "", "code": "", "details": {}})
         );
     }
 }

@@ -13,7 +13,7 @@ pub mod payload;
 mod tests;
 
 pub use chain::{Chain, Next, Step};
-pub use data::TransitionData;
+
 pub use message::Event;
 pub use names::{Entity, Subjects};
 pub use outbox::Object;

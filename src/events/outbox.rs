@@ -134,10 +134,8 @@ fn workflow_details(
         }),
         WorkflowEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
         WorkflowEvent::Failed => {
-            let error = data.error.or_else(|| status?.error.clone());
-            Details::WorkflowFailed(WorkflowFailed {
-                error: error.into(),
-            })
+            let error = data.failure(status.and_then(|status| status.error.as_ref()));
+            Details::WorkflowFailed(WorkflowFailed { error })
         }
         WorkflowEvent::Cancelled => {
             cancelled(data.reason.or_else(|| spec.cancel.as_ref()?.reason.clone()))
@@ -177,19 +175,19 @@ fn task_details(
         }
         TaskEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
         TaskEvent::Failed => {
-            let error = data.error.or_else(|| status?.error.clone());
+            let error = data.failure(status.and_then(|status| status.error.as_ref()));
             let retry_policy = Retries {
                 max_attempts: task.spec.retry.max_attempts,
                 current_attempt: data.current_attempt.unwrap_or(attempt),
             };
             Details::TaskFailed(TaskFailed {
-                error: error.into(),
+                error,
                 retry_policy,
             })
         }
         TaskEvent::RetryScheduled => Details::TaskRetryScheduled(TaskRetryScheduled {
             original_task_exec_id: task.metadata.uid.clone().unwrap_or_default(),
-            next_attempt_delay_ms: data.delay_ms.unwrap_or_default(),
+            next_attempt_delay_ms: data.next_attempt_delay_ms.unwrap_or_default(),
             attempt_number: attempt.saturating_add(1),
         }),
         TaskEvent::Cancelled => {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::api::{ErrorInfo, Time};
+use crate::api::Time;
 
 /// The body of an event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -129,23 +129,8 @@ pub struct Failure {
     pub message: String,
     /// For a program: upper snake case.
     pub code: String,
-    /// More: a JSON object.
-    pub details: Value,
-}
-
-impl From<Option<ErrorInfo>> for Failure {
-    fn from(error: Option<ErrorInfo>) -> Self {
-        let (message, code, details) = match error {
-            Some(error) => (error.message, error.code, error.details),
-            None => Default::default(),
-        };
-        let details = details.unwrap_or_else(|| Map::new().into());
-        Self {
-            message,
-            code,
-            details,
-        }
-    }
+    /// More; of a task, its `class`: Application or Infrastructure.
+    pub details: Map<String, Value>,
 }
 
 /// Where a failed attempt stands among the tries that its task has for failures of its own.

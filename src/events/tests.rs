@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Event, Object, Subjects, TransitionData};
-use crate::api::{ErrorCode, ErrorInfo, TaskExecution, Workflow};
+use super::{Event, Object, Subjects};
+use crate::api::{TaskExecution, Workflow};
 
 const RUN: &str = "6b1f0d0a-run";
 const EXECUTION: &str = "92c1e3b4-task";
@@ -94,14 +94,10 @@ fn expected<const N: usize>(events: [(&str, Value); N]) -> Vec<(String, Value)> 
 
 #[test]
 fn a_successful_task_is_told_as_in_the_flow_document() {
-    let data = TransitionData {
-        executor: Some("pod-1".into()),
-        ..Default::default()
-    };
     let task = task(json!({
         "phase": "Succeeded", "outputs": {"text": "hello"},
         "transitions": [
-            {"seq": 2, "event": "started", "attempt": 1, "at": at(2), "data": data.into_value()},
+            {"seq": 2, "event": "started", "attempt": 1, "at": at(2), "data": {"executor": "pod-1"}},
             {"seq": 3, "event": "completed", "attempt": 1, "at": at(3)},
         ],
     }));
@@ -145,26 +141,15 @@ fn a_successful_task_is_told_as_in_the_flow_document() {
 
 #[test]
 fn every_attempt_keeps_its_own_failure() {
-    let failed = |message: &str, attempt| {
-        let error = ErrorInfo::new(ErrorCode::TaskFailed, message);
-        TransitionData {
-            error: Some(error),
-            current_attempt: Some(attempt),
-            ..Default::default()
-        }
-        .into_value()
-    };
-    let delay = TransitionData {
-        delay_ms: Some(1040),
-        ..Default::default()
-    }
-    .into_value();
+    let failed = |message: &str, class: &str, current: u32| json!({"error": {"message": message, "code": "X"}, "class": class, "max_attempts": 3, "current_attempt": current});
+    let retry = json!({"next_attempt_delay_ms": 1040, "attempt_number": 2});
     let task = task(json!({
         "phase": "Failed", "error": {"message": "exit 2", "code": "TASK_FAILED", "details": {"exit_code": 2}},
         "transitions": [
-            {"seq": 2, "event": "failed", "attempt": 1, "at": at(1), "data": failed("exit 1", 1)},
-            {"seq": 3, "event": "retry_scheduled", "attempt": 1, "at": at(1), "data": delay},
-            {"seq": 4, "event": "failed", "attempt": 3, "at": at(5)},
+            {"seq": 2, "event": "failed", "attempt": 1, "at": at(1), "data": failed("gone", "Infrastructure", 1)},
+            {"seq": 3, "event": "retry_scheduled", "attempt": 1, "at": at(1), "data": retry},
+            {"seq": 4, "event": "failed", "attempt": 2, "at": at(4), "data": failed("exit 1", "Application", 1)},
+            {"seq": 5, "event": "failed", "attempt": 3, "at": at(5)},
         ],
     }));
     assert_eq!(
@@ -172,12 +157,17 @@ fn every_attempt_keeps_its_own_failure() {
         expected([
             (
                 "failed",
-                json!({"error": {"message": "exit 1", "code": "TASK_FAILED", "details": {}},
+                json!({"error": {"message": "gone", "code": "X", "details": {"class": "Infrastructure"}},
                        "retry_policy": {"max_attempts": 3, "current_attempt": 1}})
             ),
             (
                 "retry_scheduled",
                 json!({"original_task_exec_id": EXECUTION, "next_attempt_delay_ms": 1040, "attempt_number": 2})
+            ),
+            (
+                "failed",
+                json!({"error": {"message": "exit 1", "code": "X", "details": {"class": "Application"}},
+                       "retry_policy": {"max_attempts": 3, "current_attempt": 1}})
             ),
             (
                 "failed",
