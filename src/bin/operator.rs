@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use compozy::operator::{
+    process::{self, Error},
     release,
-    run::{self, Error},
     settings::{Command, CommandLine, LogFormat, Settings},
 };
 use tracing::error;
@@ -31,7 +31,7 @@ fn start(line: CommandLine) -> Result<(), Error> {
         .build()?;
     runtime.block_on(async {
         match line.command {
-            None => run::run(line.settings).await,
+            None => process::run(line.settings).await,
             Some(Command::ReleaseFinalizers(options)) => {
                 let client = kube::Client::try_default().await?;
                 release::release_finalizers(client, &options).await

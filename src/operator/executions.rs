@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
     cluster::{CallError, Cluster},
@@ -54,6 +54,20 @@ impl Executions {
     /// # Errors
     /// A call that failed; trying again is safe.
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        let Some(execution) = self.hub.index.execution(key) else {
+            return Ok(None);
+        };
+        let span = info_span!(
+            "taskexecution",
+            namespace = %key.0,
+            name = %key.1,
+            task_exec_id = execution.uid().unwrap_or_default(),
+            workflow_exec_id = execution.spec.workflow.uid,
+        );
+        self.settle(key).instrument(span).await
+    }
+
+    async fn settle(&self, key: &Key) -> Result<Option<Instant>, CallError> {
         for _ in 0..MAX_ROUNDS {
             let Some(execution) = self.hub.index.execution(key) else {
                 return Ok(None);
@@ -66,7 +80,7 @@ impl Executions {
                 self.apply(key, &execution, step).await?;
             }
         }
-        warn!(namespace = %key.0, name = %key.1, "still not at rest after {MAX_ROUNDS} rounds");
+        warn!("still not at rest after {MAX_ROUNDS} rounds");
         Ok(Some(Instant::now() + std::time::Duration::from_secs(1)))
     }
 
@@ -131,15 +145,12 @@ impl Executions {
 
     fn log(&self, execution: &TaskExecution, status: &TaskExecutionStatus) {
         info!(
-            namespace = execution.namespace().unwrap_or_default(),
             workflow = execution.spec.workflow.name,
-            workflow_exec_id = execution.spec.workflow.uid,
             task = execution.spec.task,
-            task_exec_id = execution.uid().unwrap_or_default(),
             attempt = status.attempt,
             phase = status.phase.as_str(),
             reason = status.reason.as_deref().unwrap_or_default(),
-            "task execution",
+            "recorded",
         );
     }
 
@@ -159,7 +170,7 @@ impl Executions {
                 if let Some(gap) = self.hub.gaps.close(key) {
                     self.metrics.observe_step_gap(gap);
                 }
-                debug!(namespace = %key.0, pod = names::pod_name(&key.1, attempt), "created");
+                debug!(pod = names::pod_name(&key.1, attempt), "created");
                 Ok(())
             }
             // Ours from before a crash or a lost answer, or a namesake: the next plan tells.

@@ -96,6 +96,7 @@ impl Index {
             return Change::Stale;
         }
         let uid = execution.spec.workflow.uid.clone();
+        let name = execution.spec.workflow.name.clone();
         state.count_held(&uid, known.as_deref(), Some(&execution));
         let changed = known.as_deref().map(shape) != Some(shape(&execution));
         state
@@ -109,7 +110,7 @@ impl Index {
         if !changed {
             return Change::Minor;
         }
-        state.changed.entry(uid).or_default().insert(key.1);
+        state.mark_changed(&key, &name, &uid);
         Change::Notable
     }
 
@@ -129,11 +130,7 @@ impl Index {
                 state.children.remove(&owner);
             }
         }
-        state
-            .changed
-            .entry(owner)
-            .or_default()
-            .insert(key.1.clone());
+        state.mark_changed(key, &gone.spec.workflow.name, &owner);
         Some(gone)
     }
 
@@ -223,6 +220,18 @@ impl Index {
 }
 
 impl State {
+    /// Remembers a changed task execution for its workflow. (One whose workflow is not known is
+    /// found when that is taken up.)
+    fn mark_changed(&mut self, key: &Key, workflow: &str, uid: &str) {
+        let owner = self.workflows.get(&sibling(key, workflow));
+        if owner.is_some_and(|owner| owner.metadata.uid.as_deref() == Some(uid)) {
+            self.changed
+                .entry(uid.to_owned())
+                .or_default()
+                .insert(key.1.clone());
+        }
+    }
+
     fn count_held(
         &mut self,
         uid: &str,

@@ -53,7 +53,11 @@ pub struct Settings {
     #[arg(long, env = "COMPOZY_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
     /// Which log lines to write, as tracing's EnvFilter has it.
-    #[arg(long, env = "COMPOZY_LOG_FILTER", default_value = "info")]
+    #[arg(
+        long,
+        env = "COMPOZY_LOG_FILTER",
+        default_value = "info,async_nats=warn"
+    )]
     pub log_filter: String,
     /// Where to serve /metrics, /healthz and /readyz.
     #[arg(long, env = "COMPOZY_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]

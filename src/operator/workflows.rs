@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use super::{
     cluster::{CallError, Cluster},
@@ -64,9 +64,22 @@ impl Workflows {
     /// # Errors
     /// A call that failed; trying again is safe.
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        let Some(workflow) = self.hub.index.workflow(key) else {
+            self.lock().remove(key);
+            return Ok(None);
+        };
+        let span = info_span!(
+            "workflow",
+            namespace = %key.0,
+            name = %key.1,
+            workflow_exec_id = workflow.uid().unwrap_or_default(),
+        );
+        self.settle(key).instrument(span).await
+    }
+
+    async fn settle(&self, key: &Key) -> Result<Option<Instant>, CallError> {
         for _ in 0..MAX_ROUNDS {
             let Some(workflow) = self.hub.index.workflow(key) else {
-                self.lock().remove(key);
                 return Ok(None);
             };
             if workflow
@@ -75,16 +88,16 @@ impl Workflows {
                 .is_some_and(|status| status.phase.is_final())
             {
                 self.lock().remove(key);
+                // Nobody asks any more how its tasks do.
+                self.hub
+                    .index
+                    .take_changed(workflow.metadata.uid.as_deref().unwrap_or_default());
                 return self.rest(&workflow).await;
             }
             let mut progress = self.progress(key, &workflow);
-            self.catch_up(key, &mut progress).await?;
-            let plan = self.plan(key, &workflow, &progress);
-            let result = self
-                .apply_all(key, &workflow, &mut progress, &plan.steps)
-                .await;
+            let result = self.go_on(key, &workflow, &mut progress).await;
             self.lock().insert(key.clone(), progress);
-            result?;
+            let plan = result?;
             if plan.steps.is_empty() {
                 return self
                     .rest(&workflow)
@@ -92,8 +105,21 @@ impl Workflows {
                     .map(|due| due.or(plan.wake.map(|wake| instant(&*self.clock, wake))));
             }
         }
-        warn!(namespace = %key.0, name = %key.1, "still not at rest after {MAX_ROUNDS} rounds");
+        warn!("still not at rest after {MAX_ROUNDS} rounds");
         Ok(Some(Instant::now() + std::time::Duration::from_secs(1)))
+    }
+
+    /// One round: take in what changed, decide, apply.
+    async fn go_on(
+        &self,
+        key: &Key,
+        workflow: &Workflow,
+        progress: &mut Progress,
+    ) -> Result<Plan, CallError> {
+        self.catch_up(key, progress).await?;
+        let plan = self.plan(key, workflow, progress);
+        self.apply_all(key, workflow, progress, &plan.steps).await?;
+        Ok(plan)
     }
 
     /// The run as far as it is known; rebuilt from the cluster if this process does not know it.
@@ -238,12 +264,9 @@ impl Workflows {
         let before = workflow.status.as_ref().map(|status| status.phase);
         if before != Some(status.phase) {
             info!(
-                namespace = workflow.namespace().unwrap_or_default(),
-                workflow = workflow.name_any(),
-                workflow_exec_id = uid,
                 phase = ?status.phase,
                 message = status.message.as_deref().unwrap_or_default(),
-                "workflow",
+                "recorded",
             );
         }
         let over = status.phase.is_final();
