@@ -25,7 +25,7 @@ pub use task_execution::{
 };
 pub use time::{Duration, Time};
 pub use transition::{
-    MirrorPosition, TaskEvent, TaskTransition, WorkflowEvent, WorkflowTransition,
+    MirrorPosition, TaskEvent, TaskTransition, TransitionData, WorkflowEvent, WorkflowTransition,
 };
 pub use workflow::{
     Cancel, FailurePolicy, OnFailure, RunPhase, Task, TaskDefaults, TaskRow, Workflow,

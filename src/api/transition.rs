@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Time;
+use super::{ErrorInfo, FailureClass, Time};
 
 /// The state events of a workflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,4 +83,82 @@ pub struct MirrorPosition {
     pub seq: u64,
     /// The stream's creation time: a stream that was made anew holds nothing of this.
     pub stream: String,
+}
+
+/// The `data` of a transition: what its event says and later writes may overwrite. What spec
+/// gives, or a status that is final, is not repeated here.
+///
+/// | event | holds |
+/// |---|---|
+/// | task `started` | `executor` |
+/// | task `failed` | `error`, `class`, `current_attempt` |
+/// | task `retry_scheduled` | `next_attempt_delay_ms` |
+/// | `cancelled` of both | `reason` |
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransitionData {
+    /// What runs the attempt: the pod's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executor: Option<String>,
+    /// Why the attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorInfo>,
+    /// Whose fault it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<FailureClass>,
+    /// Which of the task's own tries it was, from 1: infrastructure failures do not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_attempt: Option<u32>,
+    /// How long the next attempt waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt_delay_ms: Option<u64>,
+    /// Why it was ended from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl TransitionData {
+    /// As it was kept. What does not read is left out: an event with a gap is better than a chain
+    /// that stops.
+    pub fn read(data: Option<&Value>) -> Self {
+        data.and_then(|value| Self::deserialize(value).ok())
+            .unwrap_or_default()
+    }
+
+    /// As it is kept; nothing if it is empty.
+    pub fn write(&self) -> Option<Value> {
+        let empty = *self == Self::default();
+        serde_json::to_value(self).ok().filter(|_| !empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_does_not_read_is_left_out() {
+        assert_eq!(TransitionData::read(None), TransitionData::default());
+        assert_eq!(
+            TransitionData::read(Some(&json!({"executor": 7}))),
+            TransitionData::default()
+        );
+        let kept = json!({"reason": "enough", "of_a_later_version": 1});
+        assert_eq!(
+            TransitionData::read(Some(&kept)).reason.as_deref(),
+            Some("enough")
+        );
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        let data = TransitionData {
+            executor: Some("pod".to_owned()),
+            ..TransitionData::default()
+        };
+        assert_eq!(data.write(), Some(json!({"executor": "pod"})));
+        assert_eq!(TransitionData::read(data.write().as_ref()), data);
+        assert_eq!(TransitionData::default().write(), None);
+    }
 }

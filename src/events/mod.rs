@@ -4,7 +4,7 @@
 //! binary mode), and [`Chain`] decides which message goes next, whatever the stream answers.
 
 mod chain;
-mod data;
+mod failure;
 mod message;
 mod names;
 mod outbox;

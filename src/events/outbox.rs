@@ -2,16 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::data::TransitionData;
 use super::message::Event;
 use super::names::{Entity, Subjects, task_event, workflow_event};
 use super::payload::{
-    About, AboutTask, Cancelled, Completed, Details, Retries, TaskFailed, TaskRetryScheduled,
-    TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted, WorkflowTimedOut,
+    About, AboutTask, Cancelled, Completed, Details, Failure, Retries, TaskFailed,
+    TaskRetryScheduled, TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted,
+    WorkflowTimedOut,
 };
 use crate::api::{
-    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskTransition, Time, VERSION, Workflow,
-    WorkflowEvent, WorkflowTransition,
+    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskTransition, Time, TransitionData, VERSION,
+    Workflow, WorkflowEvent, WorkflowTransition,
 };
 
 /// An object whose changes of state are told as events.
@@ -127,14 +127,14 @@ fn workflow_details(
 ) -> (&'static str, About, Details) {
     let spec = &workflow.spec;
     let status = workflow.status.as_ref();
-    let data = TransitionData::of(transition.data.as_ref());
+    let data = TransitionData::read(transition.data.as_ref());
     let details = match transition.event {
         WorkflowEvent::Started => Details::WorkflowStarted(WorkflowStarted {
             inputs: spec.inputs.clone().unwrap_or_default(),
         }),
         WorkflowEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
         WorkflowEvent::Failed => {
-            let error = data.failure(status.and_then(|status| status.error.as_ref()));
+            let error = Failure::of(&data, status.and_then(|status| status.error.as_ref()));
             Details::WorkflowFailed(WorkflowFailed { error })
         }
         WorkflowEvent::Cancelled => {
@@ -161,7 +161,7 @@ fn task_details(
     transition: &TaskTransition,
 ) -> (&'static str, About, Details) {
     let status = task.status.as_ref();
-    let data = TransitionData::of(transition.data.as_ref());
+    let data = TransitionData::read(transition.data.as_ref());
     let attempt = transition.attempt;
     let details = match transition.event {
         TaskEvent::Scheduled => Details::TaskScheduled(TaskScheduled {
@@ -175,7 +175,7 @@ fn task_details(
         }
         TaskEvent::Completed => completed(status.and_then(|status| status.outputs.clone())),
         TaskEvent::Failed => {
-            let error = data.failure(status.and_then(|status| status.error.as_ref()));
+            let error = Failure::of(&data, status.and_then(|status| status.error.as_ref()));
             let retry_policy = Retries {
                 max_attempts: task.spec.retry.max_attempts,
                 current_attempt: data.current_attempt.unwrap_or(attempt),

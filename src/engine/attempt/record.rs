@@ -1,12 +1,12 @@
 //! The statuses that an attempt's course leaves behind, transitions included.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Execution, Plan, Step, cancels, earliest};
 use crate::{
     api::{
         AttemptRecord, Condition, Duration, ErrorCode, ErrorInfo, FailureClass, Stop, Stopping,
-        TaskEvent, TaskExecutionStatus, TaskPhase, TaskTransition, Time,
+        TaskEvent, TaskExecutionStatus, TaskPhase, TaskTransition, Time, TransitionData,
     },
     engine::{
         backoff, names,
@@ -35,16 +35,21 @@ impl Execution<'_> {
         status
     }
 
-    fn push(&self, status: &mut TaskExecutionStatus, event: TaskEvent, at: Time, data: Value) {
+    fn push(
+        &self,
+        status: &mut TaskExecutionStatus,
+        event: TaskEvent,
+        at: Time,
+        data: TransitionData,
+    ) {
         // Seq 1 is the creation.
         let seq = status.transitions.last().map_or(2, |last| last.seq + 1);
-        let data = (!data.is_null()).then_some(data);
         status.transitions.push(TaskTransition {
             seq,
             event,
             attempt: self.attempt,
             at,
-            data,
+            data: data.write(),
         });
     }
 
@@ -64,7 +69,10 @@ impl Execution<'_> {
             status,
             TaskEvent::Started,
             since,
-            json!({"executor": executor}),
+            TransitionData {
+                executor: Some(executor.clone()),
+                ..TransitionData::default()
+            },
         );
         status.executor = Some(executor);
     }
@@ -154,7 +162,12 @@ impl Execution<'_> {
     fn end_succeeded(&self, status: &mut TaskExecutionStatus, ended: &Ended, outputs: &Value) {
         self.keep_attempt(status, ended, None, "Completed", None);
         status.outputs = Some(outputs.clone());
-        self.push(status, TaskEvent::Completed, self.now, Value::Null);
+        self.push(
+            status,
+            TaskEvent::Completed,
+            self.now,
+            TransitionData::default(),
+        );
         self.finish(status, TaskPhase::Succeeded, "Completed", None);
     }
 
@@ -188,7 +201,10 @@ impl Execution<'_> {
                 status,
                 TaskEvent::Cancelled,
                 self.now,
-                json!({"reason": reason}),
+                TransitionData {
+                    reason: Some(reason.to_owned()),
+                    ..TransitionData::default()
+                },
             );
             status.error = Some(ErrorInfo {
                 message: reason.to_owned(),
@@ -255,7 +271,10 @@ impl Execution<'_> {
         let uid = self.te.metadata.uid.as_deref().unwrap_or_default();
         let delay = backoff::delay(&self.te.spec.retry.backoff, failures, uid);
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        let data = json!({"next_attempt_delay_ms": millis, "attempt_number": self.attempt + 1});
+        let data = TransitionData {
+            next_attempt_delay_ms: Some(millis),
+            ..TransitionData::default()
+        };
         self.push(status, TaskEvent::RetryScheduled, self.now, data);
         status.phase = TaskPhase::Retrying;
         status.retry_at = Some(self.now.after(delay));
@@ -269,13 +288,13 @@ impl Execution<'_> {
         error: &ErrorInfo,
         class: FailureClass,
     ) {
-        let data = json!({
-            "error": error,
-            "class": class,
-            "max_attempts": self.te.spec.retry.max_attempts,
+        let data = TransitionData {
+            error: Some(error.clone()),
+            class: Some(class),
             // Tries of the task's own: what infrastructure cost it does not count.
-            "current_attempt": self.status.failures.application + 1,
-        });
+            current_attempt: Some(self.status.failures.application + 1),
+            ..TransitionData::default()
+        };
         self.push(status, TaskEvent::Failed, self.now, data);
     }
 

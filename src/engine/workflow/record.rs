@@ -1,12 +1,12 @@
 //! The statuses that a run's course leaves behind, transitions included.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Halt, Observed, Plan, Step, decided};
 use crate::{
     api::{
-        Condition, Duration, ErrorCode, ErrorInfo, RunPhase, TaskPhase, TaskRow, WorkflowEvent,
-        WorkflowStatus, WorkflowTransition,
+        Condition, Duration, ErrorCode, ErrorInfo, RunPhase, TaskPhase, TaskRow, TransitionData,
+        WorkflowEvent, WorkflowStatus, WorkflowTransition,
     },
     engine::{
         field_error::FieldError,
@@ -32,7 +32,11 @@ impl Observed<'_> {
             started_at: Some(self.now),
             ..WorkflowStatus::default()
         };
-        self.push(&mut status, WorkflowEvent::Started, Value::Null);
+        self.push(
+            &mut status,
+            WorkflowEvent::Started,
+            TransitionData::default(),
+        );
         match self.graph {
             Err(errors) => self.end_invalid(&status, errors),
             Ok((definition, run)) => {
@@ -53,7 +57,11 @@ impl Observed<'_> {
         let message = listed.join("; ");
         let mut status = status.clone();
         status.error = Some(ErrorInfo::new(ErrorCode::InvalidSpec, message.clone()));
-        self.push(&mut status, WorkflowEvent::Failed, Value::Null);
+        self.push(
+            &mut status,
+            WorkflowEvent::Failed,
+            TransitionData::default(),
+        );
         self.finish(&mut status, RunPhase::Failed, INVALID_SPEC, &message);
         record(status)
     }
@@ -83,7 +91,11 @@ impl Observed<'_> {
             ),
             Ok(outputs) => {
                 status.outputs = outputs;
-                self.push(&mut status, WorkflowEvent::Completed, Value::Null);
+                self.push(
+                    &mut status,
+                    WorkflowEvent::Completed,
+                    TransitionData::default(),
+                );
                 self.finish(&mut status, RunPhase::Succeeded, "Succeeded", "");
                 record(status)
             }
@@ -91,7 +103,11 @@ impl Observed<'_> {
     }
 
     fn end_failed(&self, mut status: WorkflowStatus, error: ErrorInfo) -> Plan {
-        self.push(&mut status, WorkflowEvent::Failed, Value::Null);
+        self.push(
+            &mut status,
+            WorkflowEvent::Failed,
+            TransitionData::default(),
+        );
         self.finish(&mut status, RunPhase::Failed, &error.code, &error.message);
         status.error = Some(error);
         record(status)
@@ -124,21 +140,21 @@ impl Observed<'_> {
 
     fn push_halt(&self, status: &mut WorkflowStatus, halt: &Halt) {
         status.message = Some(halt.reason.clone());
-        let data = match halt.event {
-            WorkflowEvent::Cancelled => json!({"reason": halt.reason}),
-            _ => Value::Null,
+        let reason = (halt.event == WorkflowEvent::Cancelled).then(|| halt.reason.clone());
+        let data = TransitionData {
+            reason,
+            ..TransitionData::default()
         };
         self.push(status, halt.event, data);
     }
 
-    fn push(&self, status: &mut WorkflowStatus, event: WorkflowEvent, data: Value) {
+    fn push(&self, status: &mut WorkflowStatus, event: WorkflowEvent, data: TransitionData) {
         let seq = status.transitions.last().map_or(1, |last| last.seq + 1);
-        let data = (!data.is_null()).then_some(data);
         status.transitions.push(WorkflowTransition {
             seq,
             event,
             at: self.now,
-            data,
+            data: data.write(),
         });
     }
 

@@ -5,7 +5,6 @@ use crate::engine::expression::{MAX_EXPRESSION_BYTES, Template};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 fn compile(expression: &str) -> Result<Template, String> {
     Template::compile(&format!("${{{{{expression}}}}}")).map_err(|error| error.message().to_owned())
@@ -117,16 +116,10 @@ fn long_texts_count() {
 }
 
 fn stopped(expression: &str, inputs: &Value) {
-    let start = Instant::now();
     let error = evaluate(&format!("${{{{ {expression} }}}}"), inputs).expect_err(expression);
     assert!(
         error.message().contains("more than 1000000 steps"),
         "{error}"
-    );
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "{expression} took {:?}",
-        start.elapsed()
     );
 }
 
