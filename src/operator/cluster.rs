@@ -41,7 +41,7 @@ pub enum CallError {
         name: String,
     },
     /// The API server refused or could not be reached.
-    #[error("{verb} {resource} {name}: {source}")]
+    #[error("{verb} {resource} {name}: {}", said(source))]
     Refused {
         /// What was asked.
         verb: &'static str,
@@ -63,6 +63,14 @@ impl CallError {
                 _ => None,
             },
             CallError::Timeout { .. } => None,
+        }
+    }
+
+    /// What the API server said, in its own words.
+    pub fn said(&self) -> String {
+        match self {
+            CallError::Refused { source, .. } => said(source),
+            CallError::Timeout { .. } => self.to_string(),
         }
     }
 
@@ -95,6 +103,14 @@ impl CallError {
     /// Whether asking again cannot help: the API server understood and said no.
     pub fn is_final_refusal(&self) -> bool {
         matches!(self.code(), Some(400 | 403 | 413 | 422))
+    }
+}
+
+/// kube writes the whole `Status` behind its message, which says everything twice.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

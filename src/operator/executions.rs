@@ -180,11 +180,15 @@ impl Executions {
                 .await
                 .map(drop),
             Err(error) if error.is_final_refusal() => {
-                let now = Time(self.clock.now());
-                match attempt::refused(execution, &error.to_string(), now) {
-                    Some(status) => self.record(execution, &status).await,
-                    None => Err(error),
+                let refused =
+                    attempt::plan_refused(execution, &error.said(), Time(self.clock.now()));
+                for step in &refused.steps {
+                    if let Step::Record(status) = step {
+                        self.record(execution, status).await?;
+                    }
                 }
+                // An execution that ended asks for no pod again; one that waits does, later.
+                Err(error)
             }
             Err(error) => Err(error),
         }

@@ -243,7 +243,7 @@ impl Workflows {
                 Ok(())
             }
             Err(error) if error.is_final_refusal() && error.code() != Some(403) => {
-                let refused = refused(execution, &error.to_string());
+                let refused = refused(execution, &error.said());
                 self.cluster.create_execution(&refused).await.map(drop)
             }
             Err(error) => Err(error),

@@ -85,30 +85,48 @@ impl Plan {
     }
 }
 
-/// The status of an execution whose pod the API server refuses for good; none if asking again
-/// may help (a quota that is used up, a webhook).
-pub fn refused(te: &TaskExecution, message: &str, now: Time) -> Option<TaskExecutionStatus> {
-    let passing = message.contains("exceeded quota") || message.contains("is being terminated");
+/// What it means that the API server refused the pod, in words of its own: a plan that either
+/// ends the execution, or shows why it waits and is to be tried again.
+pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
     let status = te.status.clone().unwrap_or_default();
-    if passing || status.phase.is_final() {
-        return None;
+    if status.phase.is_final() {
+        return Plan::default();
     }
     let attempt = current_attempt(te);
+    let stop = wanted_stop(te, now);
     let execution = Execution {
         te,
         status: &status,
         attempt,
         now,
-        stop: wanted_stop(te, now),
+        stop,
     };
-    let plan = execution.record_stop(&Stop {
-        code: ErrorCode::PodRefused.as_str().to_owned(),
-        reason: format!("the API server refused the pod: {message}"),
-    });
-    plan.steps.into_iter().find_map(|step| match step {
-        Step::Record(status) => Some(*status),
-        _ => None,
-    })
+    if let Some(stop) = &execution.stop {
+        return execution.record_stop(stop);
+    }
+    let end = |code: ErrorCode, reason: String| {
+        execution.record_stop(&Stop {
+            code: code.as_str().to_owned(),
+            reason,
+        })
+    };
+    if message.contains("is being terminated") {
+        return end(
+            ErrorCode::Deleted,
+            "the namespace is being deleted".to_owned(),
+        );
+    }
+    // Not the task's fault, and an administrator can mend both.
+    if message.contains("exceeded quota") {
+        return execution.show_waiting("QuotaExceeded", message, None);
+    }
+    if message.contains("cannot create resource") {
+        return execution.show_waiting("Forbidden", message, None);
+    }
+    end(
+        ErrorCode::PodRefused,
+        format!("the API server refused the pod: {message}"),
+    )
 }
 
 /// The attempt whose pod matters now: the one that runs or is next to run, or the last one of an
@@ -355,7 +373,7 @@ impl Execution<'_> {
         }
         let due = earliest([bound.map(|(_, at)| at), self.deadline()]);
         if self.now >= visible_at {
-            return self.show_waiting(reason, message, due);
+            return self.show_pod_waiting(reason, message, due);
         }
         Plan::wake(earliest([Some(visible_at), due]))
     }

@@ -87,7 +87,17 @@ impl Execution<'_> {
         record(status)
     }
 
-    /// Shows what an attempt waits for, once for each reason.
+    /// Shows what this attempt's pod waits for, once for each reason.
+    pub(super) fn show_pod_waiting(&self, reason: &str, message: &str, wake: Option<Time>) -> Plan {
+        let mut plan = self.show_waiting(reason, message, wake);
+        if let [Step::Record(status)] = &mut plan.steps[..] {
+            status.attempt = self.attempt;
+            status.executor = Some(self.executor());
+        }
+        plan
+    }
+
+    /// Shows what an attempt without a pod waits for, once for each reason.
     pub(super) fn show_waiting(&self, reason: &str, message: &str, wake: Option<Time>) -> Plan {
         // The kubelet alternates between these two while it backs off; one write is enough.
         let same =
@@ -99,8 +109,6 @@ impl Execution<'_> {
         }
         let mut status = self.draft();
         status.phase = TaskPhase::Pending;
-        status.attempt = self.attempt;
-        status.executor = Some(self.executor());
         status.reason = Some(reason.to_owned());
         status.message = Some(message.to_owned());
         status.retry_at = None;

@@ -411,3 +411,57 @@ fn a_final_phase_is_never_left(#[case] status: Value) {
         );
     }
 }
+
+#[test]
+fn a_namesake_that_goes_away_costs_no_attempt() {
+    let mut te = execution(json!({}));
+    let mut foreign = running(1);
+    foreign.metadata.owner_references = None;
+    step(&mut te, PodView::Present(&foreign), None, at(1));
+    assert_eq!(
+        plan(&te, PodView::Unseen, None, at(2)).steps,
+        [Step::CreatePod(1)]
+    );
+}
+
+#[rstest]
+#[case(
+    "pods \"p\" is forbidden: exceeded quota: q",
+    TaskPhase::Pending,
+    "QuotaExceeded"
+)]
+#[case(
+    "User \"s\" cannot create resource \"pods\"",
+    TaskPhase::Pending,
+    "Forbidden"
+)]
+#[case(
+    "namespace n because it is being terminated",
+    TaskPhase::Cancelled,
+    "DELETED"
+)]
+#[case(
+    "violates PodSecurity \"restricted:latest\"",
+    TaskPhase::Failed,
+    "POD_REFUSED"
+)]
+fn a_refused_pod_waits_where_somebody_can_help_and_else_ends(
+    #[case] message: &str,
+    #[case] phase: TaskPhase,
+    #[case] reason: &str,
+) {
+    let mut te = execution(json!({}));
+    let planned = plan_refused(&te, message, at(1));
+    let status = recorded(&mut te, &planned);
+    assert_eq!(
+        (status.phase, status.reason.as_deref()),
+        (phase, Some(reason))
+    );
+    assert_eq!(plan_refused(&te, message, at(2)).steps, [], "once");
+    if phase == TaskPhase::Pending {
+        assert_eq!(
+            plan(&te, PodView::Unseen, None, at(2)).steps,
+            [Step::CreatePod(1)]
+        );
+    }
+}
