@@ -104,7 +104,8 @@ def pytest_runtest_makereport(item, call):
             for look in LOOKS:
                 report.sections.append((f"kubectl {' '.join(look)}", _seen(lambda look=look: namespace.kubectl(*look))))
         log = used["host_operator"].tail if "host_operator" in used else installation.operator_log
-        report.sections.append(("operator's log", _seen(log)))
+        about = namespace.name if namespace else ""
+        report.sections.append(("operator's log", _seen(lambda: log(about))))
     return report
 
 

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from harness.cluster import task_of
+from harness.cluster import exit_code_of, task_of
 from harness.events import whole_run
 from harness.manifests import env, task, workflow
 
@@ -12,7 +12,7 @@ COPY = "cat $COMPOZY_INPUTS > $COMPOZY_OUTPUTS"
 
 def test_a_chain_passes_typed_outputs(namespace):
     produced = {"number": 41, "ratio": 0.5, "list": [1, "two", None], "object": {"deep": {"flag": True}}, "text": "7"}
-    produce = task("produce", "printf %s \"$JSON\" > $COMPOZY_OUTPUTS", {"env": env(JSON=json.dumps(produced))})
+    produce = task("produce", 'printf %s "$JSON" > $COMPOZY_OUTPUTS', {"env": env(JSON=json.dumps(produced))})
     change = task(
         "change", COPY, dependsOn=["produce"],
         **{"with": {
@@ -69,7 +69,9 @@ def test_a_diamond_runs_in_order_and_joins_both_sides(namespace, subscriber):
     assert (order[0], set(order[1:3]), order[3:]) == ("top", {"left", "right"}, ["bottom"])
     for task_name, before in {"left": ["top"], "right": ["top"], "bottom": ["left", "right"]}.items():
         for ancestor in before:
-            assert _created(pods, task_name) > _succeeded(pods, ancestor), f"{task_name} started before {ancestor} ended"
+            assert _created(pods, task_name) > _succeeded(pods, ancestor), (
+                f"{task_name} started before {ancestor} ended"
+            )
     whole_run(namespace, subscriber, "diamond")
 
 
@@ -80,11 +82,7 @@ def _created(pods, name):
 
 def _succeeded(pods, name):
     """The position in the watch of a task's success."""
-    return next(
-        index
-        for index, (_, pod) in enumerate(pods.history)
-        if task_of(pod) == name and pod["status"].get("phase") == "Succeeded"
-    )
+    return next(index for index, (_, pod) in enumerate(pods.history) if task_of(pod) == name and exit_code_of(pod) == 0)
 
 
 def test_forty_tasks_under_parallelism_ten_are_never_more_than_ten_at_once(namespace):
@@ -95,7 +93,7 @@ def test_forty_tasks_under_parallelism_ten_are_never_more_than_ten_at_once(names
     under_way = executions.most_at_once(
         lambda execution: execution.get("status", {}).get("phase") not in ("Succeeded", "Failed", "Cancelled")
     )
-    live = pods.most_at_once(lambda pod: pod["status"].get("phase") not in ("Succeeded", "Failed"))
+    live = pods.most_at_once(lambda pod: exit_code_of(pod) is None)
     assert under_way == 10, "the limit is kept, and used"
     assert live <= 10
     assert len(pods.seen()) == 40
@@ -175,7 +173,9 @@ def test_large_inputs_arrive_too(namespace):
     # Without a comma and an a in what JSON adds, so that counting the letters tells whether all came.
     blob = "a" * 200_000
     count = 'echo "{\\"letters\\": $(tr -cd a < $COMPOZY_INPUTS | wc -c)}" > $COMPOZY_OUTPUTS'
-    namespace.create(workflow("large", task("count", count, **{"with": {"blob": "${{ inputs.it }}"}}), inputs={"it": blob}))
+    namespace.create(
+        workflow("large", task("count", count, **{"with": {"blob": "${{ inputs.it }}"}}), inputs={"it": blob})
+    )
     namespace.succeeded("large")
     assert namespace.executions("large")["count"]["status"]["outputs"] == {"letters": len(blob)}
 

@@ -238,16 +238,24 @@ def test_an_empty_or_missing_outputs_file_is_an_empty_object(namespace):
         assert execution["status"]["outputs"] == {}
 
 
-def test_a_container_that_cannot_start_fails_at_once(namespace):
-    missing = {"image": IMAGE, "command": ["/no/such/program"]}
-    namespace.create(
-        workflow(
-            "unstartable",
-            {"name": "program", "container": missing},
-            task("config", container={"env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "no", "key": "k"}}}]}),
-            failurePolicy="Complete",
-        )
-    )
-    namespace.failed("unstartable", timeout=45)
-    for execution in namespace.executions("unstartable").values():
-        assert execution["status"]["error"]["code"] == "START_ERROR", execution["status"]
+def test_a_program_that_is_not_there_fails_at_once(namespace):
+    namespace.create(workflow("programless", {"name": "run", "container": {"image": IMAGE, "command": ["/no/such"]}}))
+    namespace.failed("programless", timeout=20)
+    error = namespace.executions("programless")["run"]["status"]["error"]
+    assert error["code"] == "START_ERROR"
+    assert "/no/such" in error["message"]
+
+
+def test_a_secret_that_is_not_there_is_named_while_it_is_waited_for_and_then_fails_the_task(namespace):
+    executions = namespace.watch("te")
+    secret = {"name": "K", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "k"}}}
+    namespace.create(workflow("secretless", task("run", container={"env": [secret]}, imagePullTimeout="8s")))
+    waiting = executions.one(
+        lambda execution: "no-such-secret" in execution.get("status", {}).get("message", ""),
+        what="the reason of the wait in the status",
+    )["status"]
+    assert (waiting["phase"], waiting["reason"]) == ("Pending", "CreateContainerConfigError")
+    namespace.failed("secretless", timeout=30)
+    error = namespace.executions("secretless")["run"]["status"]["error"]
+    assert error["code"] == "START_ERROR"
+    assert "no-such-secret" in error["message"]

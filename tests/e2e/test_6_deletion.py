@@ -110,9 +110,7 @@ def test_helm_uninstall_leaves_nothing_but_the_definitions(namespace):
     namespace.succeeded("done")
     pods.until(lambda seen: count_running(seen) == 2, what="two pods running")
     try:
-        cluster.run(
-            "helm", "-n", installation.SPACE, "uninstall", installation.RELEASE, "--wait", "--timeout", "2m", timeout=150
-        )
+        installation.uninstall()
         # What Kubernetes itself collects, such as EndpointSlices, goes a moment later.
         until = time.monotonic() + 30
         while left := _of_the_release():

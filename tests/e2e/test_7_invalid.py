@@ -49,7 +49,9 @@ def test_invalid_specs_fail_with_a_message_that_names_the_field(namespace, subsc
         conditions = {found["type"]: found for found in status["conditions"]}
         seen = (status["phase"], conditions["Finished"]["reason"], conditions["Succeeded"]["status"])
         if seen != ("Failed", "InvalidSpec", "False") or expected(path)[1] not in conditions["Finished"]["message"]:
-            wrong.append(f"{path.name}: {seen}, expected {expected(path)[1]!r} in {conditions['Finished']['message']!r}")
+            wrong.append(
+                f"{path.name}: {seen}, expected {expected(path)[1]!r} in {conditions['Finished']['message']!r}"
+            )
         assert status["error"]["code"] == "INVALID_SPEC"
         assert status["error"]["message"]
     assert not wrong, "\n".join(wrong)

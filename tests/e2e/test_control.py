@@ -93,7 +93,11 @@ def test_complete_lets_independent_branches_go_on(namespace):
 
 def test_on_failure_continue_counts_as_success(namespace):
     copy = "cat $COMPOZY_INPUTS > $COMPOZY_OUTPUTS"
-    look = {"outputs": "${{ tasks.bad.outputs }}", "phase": "${{ tasks.bad.phase }}", "code": "${{ tasks.bad.error.code }}"}
+    look = {
+        "outputs": "${{ tasks.bad.outputs }}",
+        "phase": "${{ tasks.bad.phase }}",
+        "code": "${{ tasks.bad.error.code }}",
+    }
     namespace.create(
         workflow(
             "tolerant",
@@ -110,7 +114,7 @@ def test_what_only_data_can_show_fails_the_task_and_names_the_expression(namespa
     namespace.create(
         workflow(
             "data",
-            task("give", "echo '{\"n\": \"text\"}' > $COMPOZY_OUTPUTS"),
+            task("give", 'echo \'{"n": "text"}\' > $COMPOZY_OUTPUTS'),
             task("take", dependsOn=["give"], **{"with": {"sum": "${{ tasks.give.outputs.n + 1 }}"}}),
             task("miss", dependsOn=["give"], **{"with": {"x": "${{ tasks.give.outputs.missing }}"}}),
             failurePolicy="Complete",

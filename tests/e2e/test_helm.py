@@ -7,9 +7,7 @@ from harness import cluster, installation
 
 @pytest.mark.alone
 def test_helm_test_passes():
-    said = cluster.run(
-        "helm", "-n", installation.SPACE, "test", installation.RELEASE, "--timeout", "90s", timeout=100
-    )
+    said = cluster.run("helm", "-n", installation.SPACE, "test", installation.RELEASE, "--timeout", "90s", timeout=100)
     assert "Phase:          Succeeded" in said
 
 

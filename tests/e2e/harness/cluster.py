@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from datetime import datetime
 
 
 class Refused(AssertionError):
@@ -127,6 +128,21 @@ def attempt_of(pod):
 
 def task_of(child):
     return child["metadata"]["labels"]["compozy.dev/task"]
+
+
+def _end_of(pod):
+    found = [one for one in pod["status"].get("containerStatuses", []) if one["name"] == "main"]
+    return found[0]["state"].get("terminated", {}) if found else {}
+
+
+def exit_code_of(pod):
+    """The exit code of a pod's task, none before its end. (The pod's phase follows about a second later.)"""
+    return _end_of(pod).get("exitCode")
+
+
+def finished_at(pod):
+    """When a pod's task ended, in seconds of the epoch."""
+    return datetime.fromisoformat(_end_of(pod)["finishedAt"]).timestamp()
 
 
 class Watch:

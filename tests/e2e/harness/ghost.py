@@ -9,7 +9,7 @@ LABEL = "e2e.compozy.dev/home"
 
 
 class GhostNode:
-    """A Node object, ready until its heartbeat grows old (40 s), with a label that pods can ask for."""
+    """A Node object, ready until its heartbeat grows old (40 s), that takes only pods that ask for it."""
 
     def __init__(self, name):
         self.name = name
@@ -20,12 +20,13 @@ class GhostNode:
         }))  # fmt: skip
         self.heartbeat()
         # The admission of a new node taints it; the node controller would take that off within seconds.
-        patch = json.dumps({"spec": {"taints": None}})
+        # Its own taint keeps away the pods of the tests that run meanwhile.
+        patch = json.dumps({"spec": {"taints": [{"key": LABEL, "value": name, "effect": "NoSchedule"}]}})
         cluster.kubectl("patch", "node", name, "--type=merge", "-p", patch)
 
     def selector(self):
         """A podTemplate that lets pods run here only."""
-        return {"spec": {"nodeSelector": {LABEL: self.name}}}
+        return {"spec": {"nodeSelector": {LABEL: self.name}, "tolerations": [{"key": LABEL, "value": self.name}]}}
 
     def heartbeat(self):
         """Reports the node ready, with room for pods."""
@@ -84,7 +85,9 @@ class GhostNode:
         """Takes away what is left: the pods that no kubelet will ever end, the Node, the labels."""
         for pod in cluster.get("pods", "--all-namespaces", f"--field-selector=spec.nodeName={self.name}"):
             where = ("-n", pod["metadata"]["namespace"], pod["metadata"]["name"])
-            cluster.kubectl("delete", "pod", *where, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found")
+            cluster.kubectl(
+                "delete", "pod", *where, "--grace-period=0", "--force", "--wait=false", "--ignore-not-found"
+            )
         cluster.kubectl("delete", "node", self.name, "--ignore-not-found")
         for node in self.relabelled:
             cluster.kubectl("label", "node", node, f"{LABEL}-")

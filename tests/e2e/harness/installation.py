@@ -26,6 +26,11 @@ def install():
     cluster.kubectl("-n", SPACE, "rollout", "status", NATS, "--timeout=60s", timeout=70)
 
 
+def uninstall():
+    """Takes the operator and NATS away; the definitions stay."""
+    cluster.run("helm", "-n", SPACE, "uninstall", RELEASE, "--wait", "--timeout", "2m", timeout=150)
+
+
 def scale(what, replicas):
     """Scales, and waits until all is there or all is gone."""
     cluster.kubectl("-n", SPACE, "scale", what, f"--replicas={replicas}")
@@ -51,10 +56,16 @@ def nats_url():
     return f"nats://{address}:4222"
 
 
-def operator_log(lines=60):
-    """The end of the installed operator's log."""
+def operator_log(about=""):
+    """The last lines of the installed operator's log that are complaints or hold these words."""
     pods = ("-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator")
-    return cluster.kubectl("-n", SPACE, "logs", *pods, "--prefix", f"--tail={lines}", timeout=20)
+    return end_of_log(cluster.kubectl("-n", SPACE, "logs", *pods, "--tail=2000", timeout=20), about)
+
+
+def end_of_log(text, about, lines=60):
+    """The last lines of a log that are complaints or hold these words."""
+    words = (about, "WARN", "ERROR")
+    return "\n".join([line for line in text.splitlines() if any(word in line for word in words)][-lines:])
 
 
 def operator_binary():

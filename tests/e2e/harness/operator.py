@@ -94,8 +94,9 @@ class HostOperator:
             self.process.wait(timeout=10)
         self.process = None
 
-    def tail(self, lines=60):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    def tail(self, about=""):
+        """The last lines of its log that are complaints or hold these words."""
+        return installation.end_of_log(self.log.read_text(errors="replace"), about)
 
 
 def _free_port():
