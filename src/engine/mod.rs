@@ -11,6 +11,7 @@ pub mod field_error;
 pub mod graph;
 pub mod names;
 pub mod outcome;
+pub mod plan;
 pub mod pod;
 pub mod resolve;
 pub mod run;

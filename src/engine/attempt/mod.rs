@@ -16,7 +16,10 @@ use crate::{
         ErrorCode, FINALIZER_OUTCOME, LABEL_ATTEMPT, Stop, Stopping, TaskExecution,
         TaskExecutionStatus, TaskPhase, Time,
     },
-    engine::outcome::{self, PodState, WaitKind},
+    engine::{
+        outcome::{self, PodState, WaitKind},
+        plan,
+    },
 };
 
 /// A run that is being ended goes final after so long even if a pod cannot be confirmed dead
@@ -55,35 +58,8 @@ pub enum Step {
     ReleasePod(u32),
 }
 
-/// Steps to apply in order, and when to look again if nothing else happens.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// The steps.
-    pub steps: Vec<Step>,
-    /// The next point in time at which something is due.
-    pub wake: Option<Time>,
-}
-
-impl Plan {
-    fn step(step: Step) -> Plan {
-        Plan {
-            steps: vec![step],
-            wake: None,
-        }
-    }
-
-    fn wake(at: Option<Time>) -> Plan {
-        Plan {
-            steps: Vec::new(),
-            wake: at,
-        }
-    }
-
-    fn then(mut self, step: Step) -> Plan {
-        self.steps.push(step);
-        self
-    }
-}
+/// Steps to apply in order.
+pub type Plan = plan::Plan<Step>;
 
 /// What it means that the API server refused the pod, in words of its own: a plan that either
 /// ends the execution, or shows why it waits and is to be tried again.

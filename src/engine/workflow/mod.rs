@@ -19,6 +19,7 @@ use crate::{
     engine::{
         definition::Definition,
         field_error::FieldError,
+        plan,
         resolve::{Lookup, RunData},
         run::{Run, TaskIndex},
         spec_hash::spec_hash,
@@ -41,23 +42,8 @@ pub enum Step {
     Stop(String, Stop),
 }
 
-/// Steps to apply in order, and when to look again if nothing else happens.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// The steps.
-    pub steps: Vec<Step>,
-    /// The next point in time at which something is due.
-    pub wake: Option<Time>,
-}
-
-impl Plan {
-    fn step(step: Step) -> Plan {
-        Plan {
-            steps: vec![step],
-            wake: None,
-        }
-    }
-}
+/// Steps to apply in order.
+pub type Plan = plan::Plan<Step>;
 
 /// What a decision is taken from.
 pub struct Observed<'a> {
