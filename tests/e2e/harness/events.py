@@ -102,6 +102,9 @@ class Subscriber:
 
     async def _read(self, run, question, timeout, what):
         until, found = time.monotonic() + timeout, []
+        while not self.connection.is_connected:
+            assert time.monotonic() < until, f"NATS is not back within {timeout} s"
+            await asyncio.sleep(0.05)
         consumer = ConsumerConfig(
             deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, inactive_threshold=30, mem_storage=True
         )
