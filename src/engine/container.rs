@@ -92,6 +92,14 @@ impl ContainerTemplate {
             .flat_map(|(_, template)| template.references().task_names())
     }
 
+    /// The tasks that the expressions use, each with the place of the use.
+    pub fn task_uses(&self) -> impl Iterator<Item = (String, &str)> {
+        self.expressions.iter().flat_map(|(slot, template)| {
+            let names = template.references().task_names();
+            names.map(|name| (format!("{}.{}", self.path, slot.path()), name))
+        })
+    }
+
     /// The container with every expression replaced by its result.
     ///
     /// # Errors

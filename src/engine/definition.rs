@@ -199,12 +199,11 @@ fn compile_task(
             None
         }
     };
-    let used = with
-        .iter()
-        .flat_map(|with| with.references().task_names())
-        .chain(template.iter().flat_map(ContainerTemplate::task_names));
-    for name in used {
-        errors.extend(graph.check_reference(position, name, &path));
+    for (place, name) in with.iter().flat_map(ValueTemplate::task_uses) {
+        errors.extend(graph.check_reference(position, name, place));
+    }
+    for (place, name) in template.iter().flat_map(ContainerTemplate::task_uses) {
+        errors.extend(graph.check_reference(position, name, &place));
     }
     if let Some(template) = &task.pod_template {
         errors.extend(admission::check_template(
@@ -246,8 +245,42 @@ fn compile_outputs(
     let outputs: Map<String, Value> = outputs.clone();
     let template = ValueTemplate::compile(&Value::Object(outputs), "spec.outputs")?;
     let unknown = template
-        .references()
-        .task_names()
-        .find_map(|name| graph.check_known(name, "spec.outputs"));
+        .task_uses()
+        .find_map(|(place, name)| graph.check_known(name, place));
     unknown.map_or(Ok(Some(template)), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    #[rstest]
+    #[case::in_with(json!({"with": {"list": [1, "${{ tasks.nobody.phase }}"]}}), "spec.tasks[1].with.list[1]")]
+    #[case::in_the_container(json!({"container": {"image": "i", "args": ["a", "${{ tasks.nobody.phase }}"]}}), "spec.tasks[1].container.args[1]")]
+    #[case::not_an_ancestor(json!({"with": {"x": "${{ tasks.first.phase }}"}}), "spec.tasks[1].with.x")]
+    #[case::itself(json!({"with": {"x": "${{ tasks.second.phase }}"}}), "spec.tasks[1].with.x")]
+    fn a_use_of_the_wrong_task_is_named_where_it_stands(#[case] extra: Value, #[case] place: &str) {
+        let mut second = json!({"name": "second", "container": {"image": "i"}});
+        let fields = second.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        let spec = json!({"tasks": [{"name": "first", "container": {"image": "i"}}, second]});
+        assert_eq!(first_error(spec).path, place);
+    }
+
+    #[test]
+    fn so_is_an_unknown_task_in_the_outputs() {
+        let spec = json!({
+            "tasks": [{"name": "first", "container": {"image": "i"}}],
+            "outputs": {"a": "${{ tasks.first.phase }}", "b": {"c": "${{ tasks.nobody.phase }}"}},
+        });
+        assert_eq!(first_error(spec).path, "spec.outputs.b.c");
+    }
+
+    fn first_error(spec: Value) -> FieldError {
+        let spec: WorkflowSpec = serde_json::from_value(spec).unwrap();
+        let errors = Definition::compile(&spec, &Installation::default()).unwrap_err();
+        errors.into_iter().next().unwrap()
+    }
 }

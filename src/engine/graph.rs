@@ -94,6 +94,12 @@ impl Graph {
             return Some(error);
         }
         let &other = self.positions.get(name)?;
+        if other == position {
+            let message = format!(
+                "uses tasks.{name}, which is the task itself: nothing is known of it before it ends"
+            );
+            return Some(FieldError::new(path, message));
+        }
         (!self.is_ancestor(other, position)).then(|| {
             FieldError::new(
                 path,
@@ -219,6 +225,11 @@ mod tests {
         ]))
         .unwrap();
         assert!(graph.check_reference(2, "a", "p").is_none());
+        let error = graph.check_reference(2, "c", "p").unwrap().to_string();
+        assert!(
+            error.starts_with("p: uses tasks.c, which is the task itself"),
+            "{error}"
+        );
         let error = graph.check_reference(2, "d", "p").unwrap().to_string();
         assert_eq!(
             error,

@@ -45,6 +45,16 @@ impl ValueTemplate {
         &self.references
     }
 
+    /// The tasks that its expressions use, each with the place of the use.
+    pub fn task_uses(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut templates = Vec::new();
+        self.root.collect_templates(&mut templates);
+        templates.into_iter().flat_map(|(path, template)| {
+            let names = template.references().task_names();
+            names.map(move |name| (path, name))
+        })
+    }
+
     /// The value with every expression replaced by its result. Errors name the place, as those of
     /// [`Self::compile`] do.
     pub fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
@@ -108,6 +118,17 @@ impl Node {
             Self::Object(fields) => fields
                 .iter()
                 .any(|(_, field)| !matches!(field, Self::Literal(_))),
+        }
+    }
+
+    fn collect_templates<'a>(&'a self, found: &mut Vec<(&'a str, &'a Template)>) {
+        match self {
+            Self::Literal(_) => {}
+            Self::Template { path, template } => found.push((path, template)),
+            Self::Array(items) => items.iter().for_each(|item| item.collect_templates(found)),
+            Self::Object(fields) => fields
+                .iter()
+                .for_each(|(_, field)| field.collect_templates(found)),
         }
     }
 
