@@ -45,13 +45,12 @@ def label(labels, name):
 
 def writes(samples):
     """API writes so far by (resource, verb)."""
-    return Counter(
-        {
-            (label(labels, "resource"), label(labels, "verb")): int(value)
-            for (name, labels), value in samples.items()
-            if name == "compozy_api_writes_total" and label(labels, "resource") not in NOT_WORK
-        }
-    )
+    # One sample for each HTTP status: refused writes are writes too.
+    found = Counter()
+    for (name, labels), value in samples.items():
+        if name == "compozy_api_writes_total" and label(labels, "resource") not in NOT_WORK:
+            found[label(labels, "resource"), label(labels, "verb")] += int(value)
+    return found
 
 
 def settled_writes():

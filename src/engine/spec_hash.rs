@@ -1,7 +1,8 @@
 //! The fingerprint of a run's spec, pinned when the run begins.
 //!
-//! CEL in the CRD cannot compare what a schema leaves open (`inputs`, `with`): a key that the
-//! schema does not name is skipped by its equality. So the reconciler compares this hash.
+//! The CRD's CEL rules refuse a change at the API server; this is the second line, for what they
+//! may not see (their equality is only promised for what the schema declares, and `inputs` and
+//! `with` are open) and for a CRD that somebody replaced.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -10,7 +10,10 @@ use super::{
     outbox::Outbox,
     queue::Queue,
 };
-use crate::api::{TaskExecution, Workflow};
+use crate::{
+    api::{TaskExecution, Workflow},
+    engine::outcome::{self, PodState},
+};
 
 /// An object whose events are mirrored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -108,11 +111,7 @@ impl Hub {
     /// A pod as it is now.
     pub fn pod(&self, pod: Pod) {
         let Some(execution) = owner(&pod) else { return };
-        let ended = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        let ended = matches!(ended, Some("Succeeded" | "Failed"));
+        let ended = matches!(outcome::observe(&pod, None), PodState::Ended(_));
         if self.index.apply_pod(pod) {
             if ended {
                 self.gaps.ended(&execution);

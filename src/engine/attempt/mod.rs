@@ -29,6 +29,9 @@ pub const UNREACHABLE_GRACE: std::time::Duration = std::time::Duration::from_sec
 /// An attempt that ends sooner has no status write of its own for having started.
 pub const RUNNING_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What `startedAt` of a container is precise to (`metav1.Time`).
+const START_PRECISION: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A pod that nothing is wrong with but that waits longer than this shows why.
 const VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -289,11 +292,14 @@ impl Execution<'_> {
     }
 
     fn running(&self, pod: &Pod, since: Time) -> Plan {
+        // Kubernetes drops the fraction: the container may have started up to a second later, and
+        // no attempt shall have less than its timeout.
+        let latest = since.after(START_PRECISION);
         let timeout_at = self
             .te
             .spec
             .timeout
-            .map(|timeout| since.after(timeout.get()));
+            .map(|timeout| latest.after(timeout.get()));
         let overdue = timeout_at.is_some_and(|at| self.now >= at);
         if let Some(stop) = self
             .stop
@@ -306,7 +312,7 @@ impl Execution<'_> {
             return self.delete_once(pod);
         }
         let shown = self.status.phase == TaskPhase::Running && self.status.attempt == self.attempt;
-        let show_at = since.after(RUNNING_AFTER);
+        let show_at = latest.after(RUNNING_AFTER);
         if !shown && self.now >= show_at {
             return self.record_running(since);
         }

@@ -125,7 +125,7 @@ fn a_short_task_is_started_and_completed_in_one_write() {
 }
 
 #[test]
-fn a_task_that_runs_for_a_second_is_shown_running() {
+fn a_task_that_surely_ran_for_a_second_is_shown_running() {
     let mut te = execution(json!({}));
     let pod = running(1);
     let early = plan(&te, PodView::Present(&pod), None, at(0));
@@ -133,10 +133,10 @@ fn a_task_that_runs_for_a_second_is_shown_running() {
         early,
         Plan {
             steps: vec![],
-            wake: Some(at(1))
+            wake: Some(at(2))
         }
     );
-    let status = step(&mut te, PodView::Present(&pod), None, at(1));
+    let status = step(&mut te, PodView::Present(&pod), None, at(2));
     assert_eq!((status.phase, status.attempt), (TaskPhase::Running, 1));
     assert_eq!(plan(&te, PodView::Present(&pod), None, at(9)).steps, []);
 }
@@ -260,16 +260,16 @@ fn an_overdue_attempt_is_recorded_as_stopping_before_its_pod_is_deleted() {
     let mut te = execution(json!({"timeout": "5s"}));
     let pod = running(1);
     step(&mut te, PodView::Present(&pod), None, at(2));
-    let stopping = plan(&te, PodView::Present(&pod), None, at(5));
+    let stopping = plan(&te, PodView::Present(&pod), None, at(6));
     assert_eq!(stopping.steps.len(), 1);
     let status = recorded(&mut te, &stopping);
     assert_eq!(status.stopping.as_ref().unwrap().code, "TIMEOUT");
     assert_eq!(
-        plan(&te, PodView::Present(&pod), None, at(5)).steps,
+        plan(&te, PodView::Present(&pod), None, at(6)).steps,
         [Step::DeletePod(1)]
     );
     let killed = ended(1, 137, "");
-    let status = step(&mut te, PodView::Present(&killed), None, at(6));
+    let status = step(&mut te, PodView::Present(&killed), None, at(7));
     assert_eq!(status.phase, TaskPhase::Failed);
     assert_eq!(status.error.as_ref().unwrap().code, "TIMEOUT");
     assert_eq!(status.failures.application, 1);
