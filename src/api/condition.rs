@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Time;
 
-/// Condition type: True once the final phase is reached, whatever it is.
+/// Condition type: True once the final phase is reached, whatever it is; absent before.
 pub const FINISHED: &str = "Finished";
-/// Condition type: True or False once the final phase is reached, Unknown before.
+/// Condition type: True or False once the final phase is reached; absent before.
 pub const SUCCEEDED: &str = "Succeeded";
 
 /// Whether a condition holds.

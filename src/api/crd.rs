@@ -12,30 +12,32 @@ use super::{TaskExecution, Workflow};
 /// Only if a CRD cannot be written as JSON and read back.
 pub fn all() -> Result<[(&'static str, CustomResourceDefinition); 2], serde_json::Error> {
     Ok([
-        ("workflows.yaml", without_defaults(Workflow::crd())?),
-        (
-            "taskexecutions.yaml",
-            without_defaults(TaskExecution::crd())?,
-        ),
+        ("workflows.yaml", tidied(Workflow::crd())?),
+        ("taskexecutions.yaml", tidied(TaskExecution::crd())?),
     ])
 }
 
-/// schemars writes a `default` for every `#[serde(default)]`; the API server would then store it.
-fn without_defaults(
-    crd: CustomResourceDefinition,
-) -> Result<CustomResourceDefinition, serde_json::Error> {
+/// schemars writes a `default` for every `#[serde(default)]`, which the API server would then
+/// store, and keeps the line breaks of doc comments, which `kubectl explain` would show.
+fn tidied(crd: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
     let mut value = serde_json::to_value(crd)?;
-    drop_defaults(&mut value);
+    tidy(&mut value);
     serde_json::from_value(value)
 }
 
-fn drop_defaults(value: &mut Value) {
+fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("default");
-            map.values_mut().for_each(drop_defaults);
+            if let Some(Value::String(text)) = map.get_mut("description") {
+                *text = text
+                    .replace("\n\n", "\u{0}")
+                    .replace('\n', " ")
+                    .replace('\u{0}', "\n\n");
+            }
+            map.values_mut().for_each(tidy);
         }
-        Value::Array(items) => items.iter_mut().for_each(drop_defaults),
+        Value::Array(items) => items.iter_mut().for_each(tidy),
         _ => {}
     }
 }

@@ -29,7 +29,7 @@ pub enum ErrorCode {
     ImageRunsAsRoot,
     /// The container could not be created or started as specified.
     StartError,
-    /// The API server refused the pod for good.
+    /// The API server refused the pod for good, or its node did.
     PodRefused,
     /// The container used more memory than its limit.
     OomKilled,

@@ -33,8 +33,8 @@ pub struct Backoff {
     /// The longest wait. Default 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Duration>,
-    /// The share of each wait that is drawn anew, 0 to 1, so that many tasks do not retry at
-    /// once. Default 0.1.
+    /// By up to which share of itself each wait is shorter, 0 to 1, different for each task, so
+    /// that many do not retry at once. Default 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub jitter: Option<f64>,

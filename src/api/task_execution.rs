@@ -97,7 +97,7 @@ pub struct WorkflowRef {
     /// The Workflow object's UID: the `workflow_exec_id`.
     #[schemars(length(max = 64))]
     pub uid: String,
-    /// The `workflow_id`: the template's name, or the workflow's own when inline.
+    /// The `workflow_id` of the events.
     #[schemars(length(max = 63))]
     pub id: String,
 }
@@ -112,7 +112,8 @@ pub struct Stop {
     pub reason: String,
 }
 
-/// Where a task execution is. The last three are final.
+/// Where a task execution is: Pending (`reason` says what it waits for), Running, Retrying (the
+/// next attempt starts at `retryAt`), or for good Succeeded, Failed, Cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TaskPhase {
     /// Its executor is not running yet; `reason` says what it waits for.
@@ -152,7 +153,9 @@ impl TaskPhase {
     }
 }
 
-/// Whose fault a failed attempt was.
+/// Whose fault a failed attempt was; missing if it succeeded or was stopped. Application: the
+/// task's own, counts against `retry.maxAttempts`. Infrastructure: not the task's, counts against
+/// `infrastructureRetries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailureClass {
     /// The task's own: counts against `retry.maxAttempts`.
@@ -202,7 +205,7 @@ pub struct TaskExecutionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
     pub outputs: Option<Value>,
-    /// Why it failed.
+    /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
     /// `Succeeded` and `Finished`, for `kubectl wait`.

@@ -64,7 +64,7 @@ pub struct TaskTransition {
     pub seq: u64,
     /// What happened.
     pub event: TaskEvent,
-    /// The attempt that it happened to, from 1; 0 if none had begun.
+    /// The attempt that it happened to, or that would have come next, from 1.
     pub attempt: u32,
     /// When it happened.
     pub at: Time,

@@ -106,13 +106,15 @@ pub struct Task {
     )]
     pub name: String,
 
-    /// Runs the task as a pod with this container. `image`, `command`, `args` and `env` values
-    /// may hold expressions. Outputs: one JSON object in the file that $COMPOZY_OUTPUTS names.
+    /// Runs the task as a pod with this container. `image`, `command`, `args` and `env[].value`
+    /// may hold expressions. Outputs: one JSON object of less than 4,096 bytes in the file that
+    /// $COMPOZY_OUTPUTS names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::container")]
     pub container: Option<Container>,
 
-    /// Starts after these tasks succeeded.
+    /// Starts after these tasks succeeded, or failed with `onFailure: Continue`. If one of them
+    /// does not, this task is skipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 5000),
@@ -122,12 +124,14 @@ pub struct Task {
     pub depends_on: Vec<String>,
 
     /// The task's inputs: any JSON, strings may hold expressions; at most 256 KiB once resolved.
-    /// The container finds them as a file that $COMPOZY_INPUTS names.
+    /// The container finds them as a file that $COMPOZY_INPUTS names; without `with` there is
+    /// neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_value")]
     pub with: Option<Value>,
 
-    /// Retries when the task fails by its own fault.
+    /// Retries when the task fails by its own fault. Its back-off also holds for infrastructure
+    /// retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryPolicy>,
 
@@ -137,15 +141,21 @@ pub struct Task {
     #[schemars(range(min = 0, max = 50))]
     pub infrastructure_retries: Option<u32>,
 
-    /// How long an image may be waited for. Default 10m; then the task fails with IMAGE_PULL.
+    /// How long a pod with a node may take to start its container. Default 10m; then the task
+    /// fails, not retried: with IMAGE_PULL if the image did not come, with START_ERROR if a
+    /// volume, a Secret or the like did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_timeout: Option<Duration>,
 
-    /// The longest that one attempt may run, from its container's start.
+    /// The longest that one attempt may run, from its container's start, such as 90s or 1h30m.
+    /// Unbounded by default. An attempt that runs longer is stopped and counts as a failure of
+    /// the task's own (TIMEOUT).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
 
-    /// The longest that the task may take as a whole: waiting, attempts and back-off included.
+    /// The longest that the task may take as a whole, from the creation of its task execution:
+    /// waiting, attempts and back-off included. Unbounded by default. Then the task fails with
+    /// DEADLINE_EXCEEDED, not retried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
 
@@ -180,7 +190,8 @@ pub struct TaskDefaults {
     pub deadline: Option<Duration>,
 }
 
-/// What a failed task means for the others.
+/// What a failed task means for the others. FailFast (the default): nothing new starts, what runs
+/// may finish. Complete: tasks that do not depend on the failed one go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailurePolicy {
     /// Nothing new starts; what runs may finish.
@@ -190,7 +201,8 @@ pub enum FailurePolicy {
     Complete,
 }
 
-/// Whether a task's failure fails the run.
+/// Whether a task's failure fails the run. Fail (the default): it does. Continue: it counts as
+/// success for dependents and for the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnFailure {
     /// It does.
@@ -209,7 +221,8 @@ pub struct Cancel {
     pub reason: Option<String>,
 }
 
-/// Where a run is. The last four are final.
+/// Where a run is: Pending (not looked at yet), Running, Stopping (the decision to end is taken,
+/// tasks still end), or for good Succeeded, Failed, Cancelled, TimedOut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunPhase {
     /// Not looked at yet.
@@ -282,7 +295,7 @@ pub struct WorkflowStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
     pub outputs: Option<Value>,
-    /// Why the run failed.
+    /// Why the run did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
     /// The outbox of events.

@@ -47,7 +47,11 @@ fn log(settings: &Settings) -> Result<(), Error> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match settings.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .init(),
         LogFormat::Text => lines.init(),
     }
     Ok(())

@@ -60,7 +60,7 @@ impl Executions {
         let span = info_span!(
             "taskexecution",
             namespace = %key.0,
-            name = %key.1,
+            object = %key.1,
             task_exec_id = execution.uid().unwrap_or_default(),
             workflow_exec_id = execution.spec.workflow.uid,
         );

@@ -13,6 +13,7 @@ pub mod mirror;
 pub mod outbox;
 pub mod process;
 pub mod progress;
+pub mod publishing;
 pub mod queue;
 pub mod release;
 pub mod settings;

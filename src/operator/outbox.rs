@@ -56,6 +56,11 @@ impl Outbox {
             })
     }
 
+    /// Whether the first event of an object is in the stream. Without a mirror nothing waits.
+    pub fn has_begun(&self, uid: &str) -> bool {
+        self.mirror.is_none() || self.position(uid).is_some_and(|position| position.seq > 0)
+    }
+
     /// How far the object's events are, for its next status write.
     pub fn position(&self, uid: &str) -> Option<MirrorPosition> {
         self.lock().get(uid)?.progress.position.clone()

@@ -20,11 +20,12 @@ use super::{
     drive::drive,
     executions::Executions,
     http::{self, Health},
-    hub::{Hub, Mirrored},
+    hub::Hub,
     lease::Lease,
     metrics::Metrics,
     mirror::{Mirror, MirrorMetrics},
     outbox::Outbox,
+    publishing,
     settings::Settings,
     warnings::Warnings,
     watch::watch,
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     api::{PodTemplate, TaskExecution, Workflow},
     engine::{admission::AllowList, definition::Installation, pod::PodSettings},
-    events::{Object, Subjects},
+    events::Subjects,
     ports::{Bus, Clock, Ids, NatsBus, NatsOptions, RandomIds, StreamOptions, SystemClock},
 };
 
@@ -302,33 +303,10 @@ fn start_reconcilers(
         metrics.clone(),
         move |key| {
             let hub = publisher.clone();
-            async move { Ok(publish(&hub, key).await) }
+            async move { Ok(publishing::publish(&hub, key).await) }
         },
     ));
     tasks.spawn(look_after_stream(hub.clone()));
-}
-
-/// Publishes what an object holds; when all is stored, its reconciler may let it go.
-async fn publish(hub: &Hub, mirrored: Mirrored) -> Option<tokio::time::Instant> {
-    let retry_after = match &mirrored {
-        Mirrored::Workflow(key) => {
-            let workflow = hub.index.workflow(key)?;
-            let retry_after = hub.outbox.publish(Object::Workflow(&workflow)).await;
-            if hub.outbox.is_complete(Object::Workflow(&workflow)) {
-                hub.workflows.add(key.clone());
-            }
-            retry_after
-        }
-        Mirrored::Execution(key) => {
-            let execution = hub.index.execution(key)?;
-            let retry_after = hub.outbox.publish(Object::Task(&execution)).await;
-            if hub.outbox.is_complete(Object::Task(&execution)) {
-                hub.executions.add(key.clone());
-            }
-            retry_after
-        }
-    };
-    retry_after.map(|wait| tokio::time::Instant::now() + wait)
 }
 
 async fn look_after_stream(hub: Arc<Hub>) {

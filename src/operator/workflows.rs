@@ -71,7 +71,7 @@ impl Workflows {
         let span = info_span!(
             "workflow",
             namespace = %key.0,
-            name = %key.1,
+            object = %key.1,
             workflow_exec_id = workflow.uid().unwrap_or_default(),
         );
         self.settle(key).instrument(span).await

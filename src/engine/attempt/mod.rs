@@ -78,6 +78,7 @@ pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
         status: &status,
         attempt,
         now,
+        previous: None,
         stop,
     };
     if let Some(stop) = &execution.stop {
@@ -134,6 +135,7 @@ pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time)
         status: &status,
         attempt,
         now,
+        previous,
         stop: wanted_stop(te, now),
     };
     match pod {
@@ -164,6 +166,14 @@ pub fn is_held(pod: &Pod) -> bool {
     pod.finalizers()
         .iter()
         .any(|name| name == FINALIZER_OUTCOME)
+}
+
+/// Whether something of a pod still runs.
+fn lingers(pod: &Pod) -> bool {
+    match outcome::observe(pod, None) {
+        PodState::Ended(ended) => ended.lingers,
+        PodState::Running { .. } | PodState::Waiting { .. } => true,
+    }
 }
 
 /// Whether a pod of the right name is really this attempt's.
@@ -221,6 +231,8 @@ struct Execution<'a> {
     te: &'a TaskExecution,
     status: &'a TaskExecutionStatus,
     attempt: u32,
+    /// The pod of the attempt before.
+    previous: Option<&'a Pod>,
     now: Time,
     stop: Option<Stop>,
 }
@@ -261,6 +273,8 @@ impl Execution<'_> {
         }
         match self.status.retry_at {
             Some(at) if at > self.now => Plan::wake(earliest([Some(at), self.deadline()])),
+            // A container that somebody injected may outlive the task's.
+            _ if self.previous.is_some_and(lingers) => Plan::wake(self.deadline()),
             _ => Plan::step(Step::CreatePod(self.attempt)),
         }
     }

@@ -43,7 +43,10 @@ impl Execution<'_> {
         data: TransitionData,
     ) {
         // Seq 1 is the creation.
-        let seq = status.transitions.last().map_or(2, |last| last.seq + 1);
+        let last = status.transitions.last();
+        let seq = last.map_or(2, |last| last.seq + 1);
+        // Containers' times are whole seconds: one must not seem to start before its retry was due.
+        let at = last.map_or(at, |last| at.max(last.at));
         status.transitions.push(TaskTransition {
             seq,
             event,

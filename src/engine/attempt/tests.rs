@@ -465,3 +465,46 @@ fn a_refused_pod_waits_where_somebody_can_help_and_else_ends(
         );
     }
 }
+
+#[test]
+fn no_attempt_starts_while_something_of_the_one_before_runs() {
+    let mut te = execution(
+        json!({"retry": {"maxAttempts": 2, "backoff": {"initial": "0s", "factor": 1.0, "max": "0s", "jitter": 0.0}}}),
+    );
+    let mut failed = ended(1, 1, "boom");
+    let status = failed.status.as_mut().unwrap();
+    status.phase = Some("Running".to_owned());
+    status.container_statuses.as_mut().unwrap().push(
+        serde_json::from_value(
+            json!({"name": "injected", "image": "x", "imageID": "", "ready": true,
+            "restartCount": 0, "state": {"running": {"startedAt": CREATED}}}),
+        )
+        .unwrap(),
+    );
+    let planned = plan(&te, PodView::Present(&failed), None, at(1));
+    assert_eq!(
+        planned.steps[1..],
+        [Step::DeletePod(1), Step::ReleasePod(1)]
+    );
+    recorded(&mut te, &planned);
+    failed.metadata.finalizers = None;
+    assert_eq!(plan(&te, PodView::Unseen, Some(&failed), at(2)).steps, []);
+    assert_eq!(
+        plan(&te, PodView::Unseen, None, at(3)).steps,
+        [Step::CreatePod(2)]
+    );
+}
+
+#[test]
+fn the_times_of_one_history_never_run_backwards() {
+    let mut te = execution(
+        json!({"retry": {"maxAttempts": 2, "backoff": {"initial": "0s", "factor": 1.0, "max": "0s", "jitter": 0.0}}}),
+    );
+    step(&mut te, PodView::Present(&ended(1, 1, "boom")), None, at(7));
+    let status = step(&mut te, PodView::Present(&ended(2, 0, "")), None, at(8));
+    assert!(
+        status.transitions.is_sorted_by_key(|seen| seen.at),
+        "{:?}",
+        status.transitions
+    );
+}

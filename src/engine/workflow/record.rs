@@ -57,6 +57,9 @@ impl Observed<'_> {
         let message = listed.join("; ");
         let mut status = status.clone();
         status.error = Some(ErrorInfo::new(ErrorCode::InvalidSpec, message.clone()));
+        status
+            .done
+            .get_or_insert_with(|| format!("0/{}", self.workflow.spec.tasks.len()));
         self.push(
             &mut status,
             WorkflowEvent::Failed,
