@@ -73,8 +73,8 @@ def test_a_pod_that_finished_and_was_deleted_meanwhile_is_recognised(namespace, 
         return pod["status"].get("phase") in ("Succeeded", "Failed")
 
     pods.until(lambda seen: all(map(ended, seen.objects.values())), what="both pods ended")
-    # Node and API server have clocks of their own: that a failure came before the deletion is believed after 5 s only.
-    time.sleep(max(0, max(map(finished_at, pods.objects.values())) + 6 - time.time()))
+    # Node and API server have clocks of their own: that a failure came before the deletion is believed after 2 s only.
+    time.sleep(max(0, max(map(finished_at, pods.objects.values())) + 3 - time.time()))
     namespace.kubectl("delete", "pods", "--all", "--wait=false")
     host_operator.start()
 

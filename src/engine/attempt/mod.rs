@@ -32,8 +32,12 @@ pub const RUNNING_AFTER: std::time::Duration = std::time::Duration::from_secs(1)
 /// What `startedAt` of a container is precise to (`metav1.Time`).
 const START_PRECISION: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A pod that nothing is wrong with but that waits longer than this shows why.
+/// What a pod waits for is shown when it has waited for so long.
 const VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The same while nothing is known to be wrong: on a busy node many healthy pods take long to
+/// start, and each would cost a write.
+const STARTING_VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What is known of a pod.
 #[derive(Clone, Copy, Debug)]
@@ -359,6 +363,9 @@ impl Execution<'_> {
         }
         let visible_at = match kind {
             WaitKind::Image => since,
+            WaitKind::Starting if reason == outcome::STARTING => {
+                since.after(STARTING_VISIBLE_AFTER)
+            }
             WaitKind::Scheduling | WaitKind::Starting => since.after(VISIBLE_AFTER),
         };
         let bound = kind

@@ -508,3 +508,25 @@ fn the_times_of_one_history_never_run_backwards() {
         status.transitions
     );
 }
+
+#[test]
+fn a_pod_that_is_only_slow_to_start_costs_no_write() {
+    let te = execution(json!({}));
+    let starting = pulling_fails(1, "ContainerCreating");
+    assert_eq!(
+        plan(&te, PodView::Present(&starting), None, at(20)).steps,
+        []
+    );
+    let Step::Record(status) = &plan(&te, PodView::Present(&starting), None, at(30)).steps[0]
+    else {
+        panic!()
+    };
+    assert_eq!(status.reason.as_deref(), Some("ContainerCreating"));
+    let unconfigured = pulling_fails(1, "CreateContainerConfigError");
+    assert_eq!(
+        plan(&te, PodView::Present(&unconfigured), None, at(5))
+            .steps
+            .len(),
+        1
+    );
+}

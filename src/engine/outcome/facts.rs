@@ -8,18 +8,18 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1,
 };
 
-use super::{MAIN_CONTAINER, PodState, WaitKind};
+use super::{MAIN_CONTAINER, PodState, STARTING, WaitKind};
 use crate::api::Time;
 
 /// What the kubelet keeps of one container's termination message, and of a whole pod's.
 const CONTAINER_MESSAGE_LIMIT: usize = 4096;
 const POD_MESSAGE_LIMIT: usize = 12_288;
 
-/// By how much the clocks of a node and the API server may differ.
-const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(5);
+/// By how much the clocks of a node and the API server may differ (with NTP, and whole seconds).
+const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Waiting reasons that tell nothing.
-const USUAL_REASONS: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
+const USUAL_REASONS: [&str; 3] = ["", STARTING, "PodInitializing"];
 
 /// What can be read of a pod.
 pub(super) struct Facts<'a> {
@@ -249,7 +249,7 @@ impl<'a> Facts<'a> {
         let telling = self
             .waiting_containers()
             .find(|waiting| !USUAL_REASONS.contains(&text(waiting.reason.as_ref())));
-        let reason = telling.map_or("ContainerCreating", |waiting| text(waiting.reason.as_ref()));
+        let reason = telling.map_or(STARTING, |waiting| text(waiting.reason.as_ref()));
         let message = text(telling.and_then(|waiting| waiting.message.as_ref()));
         PodState::Waiting {
             kind: if is_about_image(reason) {

@@ -56,6 +56,9 @@ use failure::Failure;
 /// The name of the container that runs the task.
 pub const MAIN_CONTAINER: &str = "main";
 
+/// The reason of a pod that has a node and of which nothing worse is known.
+pub const STARTING: &str = "ContainerCreating";
+
 /// What a pod's status means for its attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodState {
