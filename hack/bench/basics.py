@@ -1,119 +1,73 @@
 """Prints the basic figures of an installed operator beside their targets: API writes, step gap, start, memory, image."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
-from collections import Counter
 from pathlib import Path
 
-SPACE = "compozy-system"
+from api import Connection
+from fake_kubelet import FakeNode
+from latency import Latency
+from samples import SPACE, buckets, get, kubectl, quantile, scrape, settled_writes
+
 NAMESPACE = "bench-basics"
-# Renewing the lease is a matter of time, not of work.
-NOT_WORK = {"leases"}
-
-
-def kubectl(*arguments, stdin=None):
-    done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=900)
-    if done.returncode:
-        raise SystemExit(f"kubectl {' '.join(arguments)}: {done.stderr}")
-    return done.stdout
-
-
-def get(*arguments):
-    return json.loads(kubectl("get", *arguments, "-o", "json"))
-
-
-# -- What the operator says of itself ------------------------------------------
-
-SAMPLE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
-
-
-def scrape():
-    """All samples: (name, labels) to value."""
-    service = get("-n", SPACE, "service", "compozy-operator")
-    with urllib.request.urlopen(f"http://{service['spec']['clusterIP']}:8080/metrics", timeout=5) as answer:
-        found = map(SAMPLE.match, answer.read().decode().splitlines())
-    return {(m["name"], m["labels"] or ""): float(m["value"]) for m in found if m}
-
-
-def label(labels, name):
-    return re.search(rf'{name}="([^"]*)"', labels)[1]
-
-
-def writes(samples):
-    """API writes so far by (resource, verb)."""
-    # One sample for each HTTP status: refused writes are writes too.
-    found = Counter()
-    for (name, labels), value in samples.items():
-        if name == "compozy_api_writes_total" and label(labels, "resource") not in NOT_WORK:
-            found[label(labels, "resource"), label(labels, "verb")] += int(value)
-    return found
-
-
-def settled_writes():
-    """API writes once none was added for three seconds."""
-    before, since = writes(scrape()), time.monotonic()
-    while time.monotonic() - since < 3:
-        time.sleep(0.3)
-        now = writes(scrape())
-        if now != before:
-            before, since = now, time.monotonic()
-    return before
-
-
-def buckets(samples, histogram):
-    """Cumulative counts by upper bound."""
-    found = {label(labels, "le"): value for (name, labels), value in samples.items() if name == f"{histogram}_bucket"}
-    return {float(bound): count for bound, count in found.items()}
-
-
-def quantile(counts, share):
-    """Interpolated in its bucket, as Prometheus does."""
-    bounds = sorted(counts)
-    wanted = share * counts[bounds[-1]]
-    lower, below = 0.0, 0.0
-    for bound in bounds:
-        if counts[bound] >= wanted:
-            if bound == float("inf"):
-                return lower
-            return lower + (bound - lower) * (wanted - below) / max(counts[bound] - below, 1)
-        lower, below = bound, counts[bound]
-    return lower
-
 
 # -- Runs ----------------------------------------------------------------------
 
 
-def workflow(name, tasks, chain):
+def workflow(name, tasks, chain, node=None):
     """So many tasks that do nothing, one after the other or all at once."""
     container = {"image": "busybox:1.36", "command": ["true"]}
     names = [f"t{number}" for number in range(tasks)]
     after = {task: [names[number - 1]] if chain and number else [] for number, task in enumerate(names)}
+    spec = {"tasks": [{"name": task, "container": container, "dependsOn": after[task]} for task in names]}
+    if node:
+        spec["podTemplate"] = node.pod_template
     return {
         "apiVersion": "compozy.dev/v1alpha1",
         "kind": "Workflow",
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"tasks": [{"name": task, "container": container, "dependsOn": after[task]} for task in names]},
+        "spec": spec,
     }
 
 
 def run(*manifests):
     """Creates workflows and waits until all are finished."""
     kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
-    kubectl("-n", NAMESPACE, "wait", "--for=condition=Finished", "cw", "--all", "--timeout=800s")
-    unfinished = [run["metadata"]["name"] for run in get("-n", NAMESPACE, "cw")["items"] if not succeeded(run)]
-    assert not unfinished, f"did not succeed: {unfinished}"
-
-
-def succeeded(run):
-    return run["status"]["phase"] == "Succeeded"
+    # kubectl would wait for one after the other, and see the end of twenty seconds late.
+    until(lambda api: all(map(succeeded, listed(api, "workflows"))), "the end of all runs")
 
 
 def clean():
-    kubectl("-n", NAMESPACE, "delete", "cw", "--all", "--timeout=300s")
+    """Removes all runs with what they left: the next figure is not to pay for that."""
+    kubectl("-n", NAMESPACE, "delete", "cw", "--all", "--wait=false")
+    kinds = ("workflows", "taskexecutions", "pods")
+    until(lambda api: not any(listed(api, kind) for kind in kinds), "runs, task executions and pods to be gone")
+
+
+def until(is_so, what):
+    deadline = time.monotonic() + 600
+    with contextlib.closing(Connection()) as api:
+        while not is_so(api):
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.2)
+
+
+def listed(api, kind):
+    base = "/api/v1" if kind == "pods" else "/apis/compozy.dev/v1alpha1"
+    return api.call("GET", f"{base}/namespaces/{NAMESPACE}/{kind}")["items"]
+
+
+def succeeded(run):
+    phase = run.get("status", {}).get("phase")
+    assert phase not in ("Failed", "Cancelled"), f"{run['metadata']['name']} ended as {phase}"
+    return phase == "Succeeded"
 
 
 # -- Figures -------------------------------------------------------------------
@@ -124,32 +78,61 @@ def report(what, value, unit, target):
     print(f"{what:<48} {value:9.1f} {unit}{verdict}", flush=True)
 
 
-def write_budget():
-    for name, tasks, target in (("one", 1, 9), ("twenty", 20, 6)):
-        start = settled_writes()
-        run(workflow(name, tasks, chain=False))
-        done = settled_writes()
-        clean()
-        cleaned = settled_writes()
-        spent = done - start
-        if tasks == 1:
-            report("API writes, run of one short task", spent.total(), "", target)
-        else:
-            report(f"API writes for each task, run of {tasks}", spent.total() / tasks, "", target)
-        for (resource, verb), count in sorted(spent.items()):
-            print(f"    {count:5} {verb:7} {resource}")
-        print(f"    and clean-up: {(cleaned - done).total()}")
+def write_budget(name, tasks, target, node=None):
+    start = settled_writes()
+    run(workflow(name, tasks, chain=False, node=node))
+    done = settled_writes()
+    clean()
+    cleaned = settled_writes()
+    spent = done - start
+    if tasks == 1:
+        report("API writes, run of one short task", spent.total(), "", target)
+    else:
+        where = ", second node" if node else ""
+        report(f"API writes for each task, run of {tasks}{where}", spent.total() / tasks, "", target)
+    for (resource, verb), count in sorted(spent.items()):
+        print(f"    {count:5} {verb:7} {resource}")
+    print(f"    and clean-up: {(cleaned - done).total()}")
 
 
-def step_gap(runs=20, length=5):
+def step_gap(what, runs, length, targets=(None, None), node=None):
     before = buckets(scrape(), "compozy_step_gap_seconds")
-    run(*(workflow(f"chain-{number}", length, chain=True) for number in range(runs)))
+    idle, total = ticks()
+    with Latency(NAMESPACE) as latency:
+        run(*(workflow(f"chain-{number}", length, chain=True, node=node) for number in range(runs)))
+    idle, total = (now - start for now, start in zip(ticks(), (idle, total), strict=True))
     after = buckets(scrape(), "compozy_step_gap_seconds")
     clean()
     counts = {bound: count - before.get(bound, 0) for bound, count in after.items()}
-    what = f"step gap, {runs} runs at once, {int(max(counts.values()))} steps"
-    report(f"{what}, p50", quantile(counts, 0.50) * 1000, "ms", 30)
-    report(f"{what}, p99", quantile(counts, 0.99) * 1000, "ms", 150)
+    for share, target in zip((0.50, 0.99), targets, strict=True):
+        report(f"{what}, p{share * 100:.0f}", quantile(counts, share) * 1000, "ms", target)
+    print(f"    {runs} chains of {length} steps, {int(max(counts.values()))} gaps; machine {1 - idle / total:.0%} busy")
+    report_latency("meanwhile", latency)
+
+
+def ticks():
+    """Of all processors since the start of the machine: idle, all."""
+    user, nice, system, idle, iowait, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return idle + iowait, user + nice + system + idle + iowait + sum(rest)
+
+
+def report_latency(when, latency):
+    """The API server's time for one write. A gap has three, one after the other."""
+    p50, p90 = (latency.quantile(share) * 1000 for share in (0.50, 0.90))
+    print(f"    API server {when}: creating a pod p50 {p50:.1f} ms, p90 {p90:.1f} ms, {len(latency.seconds)} times")
+
+
+def step_gaps(node):
+    with Latency(NAMESPACE) as latency:
+        time.sleep(5)
+    report_latency("idle", latency)
+    # The load of real steps of a second, without their containers.
+    node.seconds = 1
+    step_gap("step gap, 20 runs at once", 20, 10, (30, 150), node)
+    # Steps that take no time ask for all that the machine can do: how long a gap is then, is a matter of its speed.
+    node.seconds = 0
+    step_gap("step gap, 20 runs flat out", 20, 10, node=node)
+    step_gap("step gap with real pods", 4, 5)
 
 
 def start_to_ready():
@@ -193,16 +176,25 @@ def memory_idle():
 
 
 def main():
+    # An ended bench leaves nothing behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     image = Path(os.environ["COMPOZY_CACHE"]) / "images" / "operator.tar"
     report("operator image", image.stat().st_size / 1e6, "MB", 30)
     start_to_ready()
     memory_idle()
-    kubectl("create", "namespace", NAMESPACE)
-    try:
-        write_budget()
-        step_gap()
-    finally:
-        kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
+    with FakeNode("bench-basics") as node:
+        # Left by a bench that was killed.
+        kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+        kubectl("create", "namespace", NAMESPACE)
+        try:
+            # Pods are refused until the service account is there.
+            kubectl("-n", NAMESPACE, "wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+            write_budget("one", 1, 9)
+            write_budget("twenty", 20, 6)
+            write_budget("twenty", 20, 6, node)
+            step_gaps(node)
+        finally:
+            kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
 
 
 main()
