@@ -16,6 +16,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 const SHORTEST_LEASE: u64 = 3;
 /// How often a standby looks whether the lease was given back.
 const LOOK: Duration = Duration::from_secs(1);
+/// A look that takes longer is given up.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The lease, held or waited for in the background.
 pub struct Lease {
@@ -117,12 +119,14 @@ impl Candidate {
         let leases: Api<v1::Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         loop {
             tokio::time::sleep(LOOK).await;
-            let held = match leases.get_opt(&self.name).await {
-                Ok(lease) => lease.and_then(|lease| lease.spec?.holder_identity),
-                Err(error) => {
+            let look = tokio::time::timeout(LOOK_TIMEOUT, leases.get_opt(&self.name));
+            let held = match look.await {
+                Ok(Ok(lease)) => lease.and_then(|lease| lease.spec?.holder_identity),
+                Ok(Err(error)) => {
                     debug!(%error, "the lease cannot be looked at");
                     continue;
                 }
+                Err(_) => continue,
             };
             if held.is_none_or(|holder| holder.is_empty()) {
                 return;
