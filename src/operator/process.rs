@@ -12,7 +12,11 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Config};
 use serde::Deserialize;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
 use tracing::{error, info};
 
 use super::{
@@ -60,6 +64,7 @@ struct ConfigFile {
 /// What keeps the operator from starting, and the loss of the lease: the process must end then,
 /// so that a standby's work meets none of ours.
 pub async fn run(settings: Settings) -> Result<(), Error> {
+    let mut termination = Termination::listen()?;
     let installation = installation(&settings)?;
     let mut config = Config::infer().await?;
     // Every call has a timeout of our own; retries are the queues', which know what is stale.
@@ -81,7 +86,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let lease = Lease::seek(client.clone(), &settings, &identity);
     let mut lease = tokio::select! {
         lease = lease => lease?,
-        () = terminated() => return Ok(()),
+        () = termination.requested() => return Ok(()),
     };
     info!(identity, "waiting for the lease and the first lists");
     let begun = async {
@@ -94,7 +99,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     };
     tokio::select! {
         result = begun => result?,
-        () = terminated() => return Ok(()),
+        () = termination.requested() => return Ok(()),
     }
     info!(identity, "leading");
     metrics.show_leader(true);
@@ -108,7 +113,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         &identity,
     );
     let result = tokio::select! {
-        () = terminated() => Ok(()),
+        () = termination.requested() => Ok(()),
         () = lease.lost() => Err("the lease was lost".into()),
         Some(ended) = tasks.join_next() => Err(format!("a part of the operator ended: {ended:?}").into()),
     };
@@ -318,18 +323,25 @@ async fn look_after_stream(hub: Arc<Hub>) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        error!("signals cannot be received");
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => info!("SIGTERM: ending"),
-        _ = int.recv() => info!("SIGINT: ending"),
+/// SIGTERM and SIGINT, listened for from the beginning: none gets lost between two waits.
+struct Termination {
+    term: Signal,
+    int: Signal,
+}
+
+impl Termination {
+    fn listen() -> std::io::Result<Termination> {
+        Ok(Termination {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits until one of them comes.
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => info!("SIGTERM: ending"),
+            _ = self.int.recv() => info!("SIGINT: ending"),
+        }
     }
 }
