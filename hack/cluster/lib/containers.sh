@@ -40,6 +40,7 @@ remove_mounts() {
 # What the kubelet and the CNI plugins note about our pods in places that cannot be set.
 remove_records() {
   find /var/log/containers -lname "$COMPOZY_CLUSTER/*" -delete 2>/dev/null || true
-  grep --recursive --files-with-matches --fixed-strings --null "$COMPOZY_CLUSTER/" /var/lib/cni/results 2>/dev/null |
+  # grep fails when there are none, which is what is wanted.
+  { grep --recursive --files-with-matches --fixed-strings --null "$COMPOZY_CLUSTER/" /var/lib/cni/results 2>/dev/null || true; } |
     xargs --null --no-run-if-empty rm -f
 }
