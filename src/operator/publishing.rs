@@ -50,17 +50,20 @@ async fn publish_execution(hub: &Hub, key: &Key) -> Option<std::time::Duration> 
     let execution = hub.index.execution(key)?;
     let owner = &execution.spec.workflow;
     let workflow_key = sibling(key, &owner.name);
-    let workflow = hub.index.workflow(&workflow_key);
-    let workflow = workflow.filter(|workflow| {
-        workflow.metadata.uid.as_deref() == Some(&owner.uid) && is_held(&**workflow)
-    });
-    if workflow.is_some() && !hub.outbox.has_begun(&owner.uid) {
+    let held = || {
+        hub.index.workflow(&workflow_key).filter(|workflow| {
+            workflow.metadata.uid.as_deref() == Some(&owner.uid) && is_held(&**workflow)
+        })
+    };
+    if held().is_some() && !hub.outbox.has_begun(&owner.uid) {
         return None;
     }
     let retry_after = hub.outbox.publish(Object::Task(&execution)).await;
     if hub.outbox.is_complete(Object::Task(&execution)) {
         hub.executions.add(key.clone());
-        if workflow.is_some_and(|workflow| ends_by_its_tasks(&workflow)) {
+        // Looked at anew: the run may have ended while this was published, and its end may have
+        // been held back for it.
+        if held().is_some_and(|workflow| ends_by_its_tasks(&workflow)) {
             hub.mirrored.add(Mirrored::Workflow(workflow_key));
         }
     }
