@@ -101,7 +101,10 @@ mod tests {
             mirror::{Mirror, MirrorMetrics},
             outbox::Outbox,
         },
-        ports::memory::MemoryBus,
+        ports::{
+            Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity,
+            memory::MemoryBus,
+        },
     };
 
     fn workflow(phase: &str, transitions: Value) -> Workflow {
@@ -170,6 +173,60 @@ mod tests {
                 "task.instance.tu.completed",
                 "workflow.instance.wu.completed",
             ]
+        );
+    }
+
+    /// A bus on which the run ends just while its last task's end is being published.
+    #[derive(Default)]
+    struct EndingMeanwhile {
+        bus: MemoryBus,
+        hub: std::sync::OnceLock<Arc<Hub>>,
+    }
+
+    #[async_trait::async_trait]
+    impl Bus for EndingMeanwhile {
+        async fn publish(
+            &self,
+            message: &Message,
+            expected_last: u64,
+        ) -> Result<PublishAck, PublishError> {
+            if message.subject.ends_with("task.instance.tu.completed") {
+                let hub = self.hub.get().unwrap();
+                let completed =
+                    json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
+                hub.workflow(workflow("Succeeded", json!([started(), completed])));
+                let next = hub.mirrored.next().await;
+                super::publish(hub, next.clone()).await;
+                hub.mirrored.done(&next);
+            }
+            self.bus.publish(message, expected_last).await
+        }
+        async fn last(&self, filter: &str) -> Result<Option<Stored>, BusError> {
+            self.bus.last(filter).await
+        }
+        async fn ensure_streams(&self) -> Result<StreamIdentity, BusError> {
+            self.bus.ensure_streams().await
+        }
+        fn connected(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_ends_while_its_last_task_is_published_is_told_to_its_end() {
+        let bus = Arc::new(EndingMeanwhile::default());
+        let metrics = MirrorMetrics::register(&mut Registry::default());
+        let mirror = Mirror::new(bus.clone(), Subjects::new("compozy"), metrics);
+        let hub = Arc::new(Hub::new(Outbox::new(Some(mirror))));
+        bus.hub.set(hub.clone()).ok().unwrap();
+        hub.workflow(workflow("Running", json!([started()])));
+        settle(&hub).await;
+        hub.execution(execution("Succeeded"));
+        settle(&hub).await;
+        let last = bus.bus.messages().pop().unwrap();
+        assert_eq!(
+            last.subject,
+            "compozy.events.workflow.instance.wu.completed"
         );
     }
 
