@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use compozy::operator::{
-    process::{self, Error},
-    release,
+    Error, process, release,
     settings::{Command, CommandLine, LogFormat, Settings},
 };
 use tracing::error;

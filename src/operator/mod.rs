@@ -17,7 +17,11 @@ pub mod publishing;
 pub mod queue;
 pub mod release;
 pub mod settings;
+pub mod system;
 pub mod time;
 pub mod warnings;
 pub mod watch;
 pub mod workflows;
+
+/// What ends the operator.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

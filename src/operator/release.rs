@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::info;
 
-use super::settings::ReleaseFinalizers;
+use super::{Error, settings::ReleaseFinalizers};
 use crate::api::{
     FINALIZER_EVENTS, FINALIZER_OUTCOME, LABEL_WORKFLOW_UID, TaskExecution, Workflow,
 };
@@ -24,9 +24,6 @@ const PAGE: u32 = 500;
 const SCALE_DOWN: Duration = Duration::from_secs(60);
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What went wrong.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Scales the operator down, if it is named, then releases workflows, task executions and pods.
 ///

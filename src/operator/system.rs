@@ -1,0 +1,297 @@
+//! The operator as a whole: watches, leadership, reconcilers, and their end. What it needs of the
+//! outside is given to it, so that all of it runs in a simulation too.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use serde::Deserialize;
+use tokio::{sync::watch, task::JoinSet};
+use tracing::info;
+
+use super::{
+    Error,
+    cluster::Cluster,
+    drive::drive,
+    executions::Executions,
+    http::Health,
+    hub::Hub,
+    lease::Lease,
+    metrics::Metrics,
+    mirror::{Mirror, MirrorMetrics},
+    outbox::Outbox,
+    publishing,
+    settings::Settings,
+    warnings::Warnings,
+    watch::watch,
+    workflows::Workflows,
+};
+use crate::{
+    api::{PodTemplate, TaskExecution, Workflow},
+    engine::{admission::AllowList, definition::Installation, pod::PodSettings},
+    events::Subjects,
+    ports::{Bus, Clock},
+};
+
+/// How often the event stream is looked at.
+const REFRESH: Duration = Duration::from_secs(30);
+/// Objects whose events are published at once.
+const PUBLISH_AT_ONCE: usize = 64;
+
+/// The file of `--config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConfigFile {
+    #[serde(default)]
+    pod_template: PodTemplate,
+}
+
+/// All that the operator gets from the outside.
+pub struct Outside {
+    /// The API server. It must not retry by itself.
+    pub client: Client,
+    /// NATS; without it nothing is mirrored.
+    pub bus: Option<Arc<dyn Bus>>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Who holds the lease.
+    pub identity: String,
+}
+
+/// An operator.
+pub struct System {
+    settings: Settings,
+    installation: Installation,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    identity: String,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    ready: Arc<AtomicBool>,
+}
+
+impl System {
+    /// An operator that does nothing yet.
+    ///
+    /// # Errors
+    /// The file of `--config` cannot be read.
+    pub fn new(settings: Settings, outside: Outside) -> Result<System, Error> {
+        let mut mirror_metrics = None;
+        let metrics = Metrics::new(|registry| {
+            mirror_metrics = Some(MirrorMetrics::register(registry));
+        });
+        let subjects = Subjects::new(&settings.nats_prefix);
+        let mirror = outside
+            .bus
+            .zip(mirror_metrics)
+            .map(|(bus, metrics)| Mirror::new(bus, subjects, metrics));
+        Ok(System {
+            installation: installation(&settings)?,
+            settings,
+            client: outside.client,
+            clock: outside.clock,
+            identity: outside.identity,
+            hub: Arc::new(Hub::new(Outbox::new(mirror))),
+            metrics: Arc::new(metrics),
+            ready: Arc::default(),
+        })
+    }
+
+    /// What the probes look at.
+    pub fn health(&self) -> Health {
+        let (hub, shown) = (self.hub.clone(), self.metrics.clone());
+        let refresh = Arc::new(move || {
+            shown.show_queue("workflow", hub.workflows.depth());
+            shown.show_queue("taskexecution", hub.executions.depth());
+            shown.show_queue("mirror", hub.mirrored.depth());
+        });
+        Health {
+            ready: self.ready.clone(),
+            metrics: self.metrics.clone(),
+            refresh,
+        }
+    }
+
+    /// Watches, waits for the lease, works, until `end` or until the lease is lost.
+    ///
+    /// # Errors
+    /// The lease cannot be asked for or was lost, a part of the operator ended, or what `end` says.
+    pub async fn run(self, end: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        let mut end = std::pin::pin!(end);
+        let mut tasks = JoinSet::new();
+        let synced = self.start_watches(&mut tasks);
+        let lease = Lease::seek(self.client.clone(), &self.settings, &self.identity);
+        let mut lease = tokio::select! {
+            lease = lease => lease?,
+            ended = &mut end => return ended,
+        };
+        info!(
+            identity = self.identity,
+            "waiting for the lease and the first lists"
+        );
+        let begun = async {
+            for mut synced in synced {
+                synced.wait_for(|synced| *synced).await?;
+            }
+            self.ready.store(true, Ordering::Release);
+            lease.won().await;
+            Ok::<_, Error>(())
+        };
+        tokio::select! {
+            result = begun => result?,
+            ended = &mut end => return ended,
+        }
+        info!(identity = self.identity, "leading");
+        self.metrics.show_leader(true);
+        self.start_reconcilers(&mut tasks);
+        let result = tokio::select! {
+            ended = &mut end => ended,
+            () = lease.lost() => Err("the lease was lost".into()),
+            Some(ended) = tasks.join_next() => Err(format!("a part of the operator ended: {ended:?}").into()),
+        };
+        self.metrics.show_leader(false);
+        // First the work ends, then the lease goes to somebody else.
+        tasks.shutdown().await;
+        lease.give_back().await;
+        result
+    }
+
+    fn start_watches(&self, tasks: &mut JoinSet<()>) -> [watch::Receiver<bool>; 3] {
+        let System {
+            client,
+            hub,
+            metrics,
+            ..
+        } = self;
+        let (workflows, workflows_synced) = watch::channel(false);
+        let (executions, executions_synced) = watch::channel(false);
+        let (pods, pods_synced) = watch::channel(false);
+        tasks.spawn(watch::<Workflow>(
+            client.clone(),
+            hub.clone(),
+            metrics.clone(),
+            workflows,
+        ));
+        tasks.spawn(watch::<TaskExecution>(
+            client.clone(),
+            hub.clone(),
+            metrics.clone(),
+            executions,
+        ));
+        tasks.spawn(watch::<Pod>(
+            client.clone(),
+            hub.clone(),
+            metrics.clone(),
+            pods,
+        ));
+        [workflows_synced, executions_synced, pods_synced]
+    }
+
+    fn start_reconcilers(&self, tasks: &mut JoinSet<()>) {
+        let System {
+            settings,
+            client,
+            hub,
+            metrics,
+            clock,
+            ..
+        } = self;
+        let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone());
+        let warnings = Warnings::new(client.clone(), &self.identity);
+        let concurrency = usize::from(settings.max_concurrent_reconciles);
+        let workflows = Arc::new(Workflows {
+            hub: hub.clone(),
+            cluster: cluster.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            warnings: warnings.clone(),
+            installation: self.installation.clone(),
+            deletion_grace: settings.events_deletion_grace,
+            runs: Mutex::new(HashMap::new()),
+        });
+        let executions = Arc::new(Executions {
+            hub: hub.clone(),
+            cluster,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            warnings,
+            pods: PodSettings {
+                restricted: settings.restricted_pods,
+            },
+            deletion_grace: settings.events_deletion_grace,
+        });
+        tasks.spawn(drive(
+            "workflow",
+            hub.clone(),
+            |hub| &hub.workflows,
+            concurrency,
+            metrics.clone(),
+            move |key| {
+                let workflows = workflows.clone();
+                async move { workflows.reconcile(&key).await }
+            },
+        ));
+        tasks.spawn(drive(
+            "taskexecution",
+            hub.clone(),
+            |hub| &hub.executions,
+            concurrency,
+            metrics.clone(),
+            move |key| {
+                let executions = executions.clone();
+                async move { executions.reconcile(&key).await }
+            },
+        ));
+        let publisher = hub.clone();
+        tasks.spawn(drive(
+            "mirror",
+            hub.clone(),
+            |hub| &hub.mirrored,
+            PUBLISH_AT_ONCE,
+            metrics.clone(),
+            move |key| {
+                let hub = publisher.clone();
+                async move { Ok(publishing::publish(&hub, key).await) }
+            },
+        ));
+        tasks.spawn(look_after_stream(hub.clone()));
+    }
+}
+
+async fn look_after_stream(hub: Arc<Hub>) {
+    loop {
+        if hub.outbox.refresh().await {
+            hub.publish_all();
+        }
+        tokio::time::sleep(REFRESH).await;
+    }
+}
+
+fn installation(settings: &Settings) -> Result<Installation, Error> {
+    let file = match &settings.config {
+        None => ConfigFile::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| format!("--config {}: {error}", path.display()))?;
+            serde_norway::from_str(&text)
+                .map_err(|error| format!("--config {}: {error}", path.display()))?
+        }
+    };
+    Ok(Installation {
+        allow: AllowList {
+            service_accounts: settings.service_accounts(),
+            host_path: settings.allow_host_path,
+            privileged: settings.allow_privileged,
+            host_namespaces: settings.allow_host_namespaces,
+        },
+        pod_template: file.pod_template,
+    })
+}
