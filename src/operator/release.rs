@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -20,10 +20,40 @@ use crate::api::{
 
 /// A list is read in pages of this size.
 const PAGE: u32 = 500;
+/// Objects released at once.
+const AT_ONCE: usize = 16;
+/// How often all is looked through again because somebody wrote to an object meanwhile.
+const PASSES: usize = 5;
 /// How long the operator may take to end after it was scaled to zero.
 const SCALE_DOWN: Duration = Duration::from_secs(60);
+/// How often it is asked whether it has ended.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A kind that holds one of our finalizers.
+trait Held:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned
+{
+    const FINALIZER: &'static str;
+    /// The label that ours carry.
+    const LABEL: &'static str;
+}
+
+impl Held for Workflow {
+    const FINALIZER: &'static str = FINALIZER_EVENTS;
+    const LABEL: &'static str = "";
+}
+
+impl Held for TaskExecution {
+    const FINALIZER: &'static str = FINALIZER_EVENTS;
+    const LABEL: &'static str = "";
+}
+
+impl Held for Pod {
+    const FINALIZER: &'static str = FINALIZER_OUTCOME;
+    const LABEL: &'static str = LABEL_WORKFLOW_UID;
+}
 
 /// Scales the operator down, if it is named, then releases workflows, task executions and pods.
 ///
@@ -31,101 +61,130 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A call that failed; running it again goes on where it stopped.
 pub async fn release_finalizers(client: Client, options: &ReleaseFinalizers) -> Result<(), Error> {
     if let Some(name) = &options.deployment {
-        scale_down(Api::namespaced(client.clone(), &options.namespace), name).await?;
+        scale_down(&client, &options.namespace, name).await?;
     }
-    let workflows = release::<Workflow>(&client, "", FINALIZER_EVENTS).await?;
-    let executions = release::<TaskExecution>(&client, "", FINALIZER_EVENTS).await?;
-    let pods = release::<Pod>(&client, LABEL_WORKFLOW_UID, FINALIZER_OUTCOME).await?;
+    let namespaces = &options.watch_namespaces;
+    let workflows = release_kind::<Workflow>(&client, namespaces).await?;
+    let executions = release_kind::<TaskExecution>(&client, namespaces).await?;
+    let pods = release_kind::<Pod>(&client, namespaces).await?;
     info!(workflows, executions, pods, "finalizers released");
     Ok(())
 }
 
-async fn scale_down(api: Api<Deployment>, name: &str) -> Result<(), Error> {
+/// An operator that still runs would put its finalizers on again: waits until its pods are gone.
+async fn scale_down(client: &Client, namespace: &str, name: &str) -> Result<(), Error> {
+    let deployments = Api::<Deployment>::namespaced(client.clone(), namespace);
     let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
-    let scaled = tokio::time::timeout(
-        CALL_TIMEOUT,
-        api.patch_scale(name, &PatchParams::default(), &none),
-    )
-    .await?;
-    match scaled {
+    let scaled = timely(deployments.patch_scale(name, &PatchParams::default(), &none)).await?;
+    let scale = match scaled {
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-        other => other.map(drop)?,
-    }
-    let stopped = async {
-        loop {
-            let scale = api.get_scale(name).await?;
-            if scale.status.is_none_or(|status| status.replicas == 0) {
-                return Ok::<_, Error>(());
-            }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
+        other => other?,
     };
-    tokio::time::timeout(SCALE_DOWN, stopped).await?
+    // The scale itself does not count the pods that are ending.
+    let selector = scale.status.and_then(|status| status.selector);
+    let selector = selector.ok_or("the Deployment's scale does not say which pods are its own")?;
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let ours = ListParams::default().labels(&selector);
+    let gone = async {
+        while !timely(pods.list_metadata(&ours)).await??.items.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok::<_, Error>(())
+    };
+    tokio::time::timeout(SCALE_DOWN, gone)
+        .await
+        .map_err(|_| format!("{name} still runs {SCALE_DOWN:?} after it was scaled to zero"))?
 }
 
-/// Releases all objects of a kind; a kind that is not installed has none.
-async fn release<K>(client: &Client, label: &str, finalizer: &str) -> Result<usize, Error>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned,
-{
-    let all = Api::<K>::all(client.clone());
+async fn release_kind<K: Held>(client: &Client, namespaces: &[String]) -> Result<usize, Error> {
+    if namespaces.is_empty() {
+        return release_all(client, &Api::<K>::all(client.clone())).await;
+    }
     let mut released = 0;
-    let mut params = ListParams::default().labels(label).limit(PAGE);
+    for namespace in namespaces {
+        let api = Api::<K>::namespaced(client.clone(), namespace);
+        released += release_all(client, &api).await?;
+    }
+    Ok(released)
+}
+
+/// Releases until a whole pass met nobody else's write.
+async fn release_all<K: Held>(client: &Client, all: &Api<K>) -> Result<usize, Error> {
+    let mut released = 0;
+    for _ in 0..PASSES {
+        let pass = release_pass(client, all).await?;
+        released += pass.released;
+        if pass.conflicts == 0 {
+            return Ok(released);
+        }
+    }
+    Err(format!(
+        "{} are being written to by somebody else; run this again",
+        K::plural(&())
+    )
+    .into())
+}
+
+/// What became of the objects that were held.
+#[derive(Default)]
+struct Pass {
+    released: usize,
+    conflicts: usize,
+}
+
+/// Goes once through all objects of a kind; a kind that is not installed has none.
+async fn release_pass<K: Held>(client: &Client, all: &Api<K>) -> Result<Pass, Error> {
+    let mut pass = Pass::default();
+    let mut params = ListParams::default().labels(K::LABEL).limit(PAGE);
     loop {
-        let page = match tokio::time::timeout(CALL_TIMEOUT, all.list_metadata(&params)).await? {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(released),
+        let page = match timely(all.list_metadata(&params)).await? {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(pass),
             other => other?,
         };
-        let held = page
-            .items
-            .into_iter()
-            .filter(|object| object.finalizers().iter().any(|held| held == finalizer));
-        released += futures::stream::iter(held.map(Ok::<_, Error>))
-            .try_fold(0, |count, object| async move {
-                release_one::<K>(client, &object, finalizer).await?;
-                Ok(count + 1)
-            })
+        let held = page.items.into_iter().filter(is_held::<K>);
+        let answers: Vec<bool> = futures::stream::iter(held)
+            .map(|object| release_one(client, object))
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
             .await?;
+        pass.released += answers.iter().filter(|released| **released).count();
+        pass.conflicts += answers.iter().filter(|released| !**released).count();
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(released),
+            None => return Ok(pass),
         }
     }
 }
 
-async fn release_one<K>(
+fn is_held<K: Held>(object: &PartialObjectMeta<K>) -> bool {
+    object.finalizers().iter().any(|held| held == K::FINALIZER)
+}
+
+/// False if somebody else wrote to it since it was read.
+async fn release_one<K: Held>(
     client: &Client,
-    object: &PartialObjectMeta<K>,
-    finalizer: &str,
-) -> Result<(), Error>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned,
-{
+    object: PartialObjectMeta<K>,
+) -> Result<bool, Error> {
     let api = Api::<K>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     let rest: Vec<_> = object
         .finalizers()
         .iter()
-        .filter(|held| *held != finalizer)
-        .cloned()
+        .filter(|held| *held != K::FINALIZER)
         .collect();
     let patch = Patch::Merge(json!({"metadata": {
         "resourceVersion": object.resource_version(),
         "finalizers": rest,
     }}));
     let name = object.name_any();
-    match tokio::time::timeout(
-        CALL_TIMEOUT,
-        api.patch_metadata(&name, &PatchParams::default(), &patch),
-    )
-    .await?
-    {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => Ok(other.map(drop)?),
+    match timely(api.patch_metadata(&name, &PatchParams::default(), &patch)).await? {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        other => Ok(other.map(|_| true)?),
     }
+}
+
+async fn timely<T>(call: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(CALL_TIMEOUT, call)
+        .await
+        .map_err(|_| format!("the API server did not answer within {CALL_TIMEOUT:?}").into())
 }

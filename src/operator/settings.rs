@@ -35,6 +35,9 @@ pub struct ReleaseFinalizers {
     /// The Deployment's namespace.
     #[arg(long, env = "COMPOZY_NAMESPACE", default_value = "compozy-system")]
     pub namespace: String,
+    /// The namespaces whose objects are released; empty: all.
+    #[arg(long, env = "COMPOZY_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
 }
 
 /// How log lines look.

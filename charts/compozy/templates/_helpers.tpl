@@ -31,6 +31,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- .Values.serviceAccount.name | default (include "compozy.name" (dict "root" . "component" "operator")) }}
 {{- end }}
 
+{{- /* A subject of bindings. */ -}}
+{{- define "compozy.subject" -}}
+{kind: ServiceAccount, name: {{ .name }}, namespace: {{ .root.Release.Namespace }}}
+{{- end }}
+
 {{- /* Pod Security "restricted", for every pod of this chart. */ -}}
 {{- define "compozy.podSecurityContext" -}}
 runAsNonRoot: true
@@ -44,6 +49,48 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /*
+Rights over workflows and what belongs to them: the rules `rules` for the component `component`,
+in the whole cluster or, with watchNamespaces, in each of these. Without `subject` nobody has
+them yet. `labels` and `hook` say what else stands at the role.
+*/ -}}
+{{- define "compozy.rights" -}}
+{{- $given := . }}
+{{- $name := include "compozy.name" . }}
+{{- range $namespace := .root.Values.watchNamespaces | default (list "") }}
+{{- $kind := empty $namespace | ternary "ClusterRole" "Role" }}
+{{- $meta := empty $namespace | ternary "" (printf "namespace: %s" $namespace) }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ $name }}
+  {{- with $meta }}{{ . | nindent 2 }}{{ end }}
+  labels:
+    {{- include "compozy.labels" $given | nindent 4 }}
+    {{- if empty $namespace }}{{ with $given.labels }}{{ . | nindent 4 }}{{ end }}{{ end }}
+  {{- if $given.hook }}
+  annotations: {{- include "compozy.uninstallHook" "-2" | nindent 4 }}
+  {{- end }}
+rules: {{- $given.rules | trim | nindent 2 }}
+{{- if $given.subject }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+metadata:
+  name: {{ $name }}
+  {{- with $meta }}{{ . | nindent 2 }}{{ end }}
+  labels: {{- include "compozy.labels" $given | nindent 4 }}
+  {{- if $given.hook }}
+  annotations: {{- include "compozy.uninstallHook" "-1" | nindent 4 }}
+  {{- end }}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: {{ $kind }}, name: {{ $name }}}
+subjects:
+  - {{ $given.subject }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* Where a pod may run and how its image is pulled: lines for its spec, or none. */ -}}
