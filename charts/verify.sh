@@ -36,6 +36,35 @@ holds everything-values.yaml 'runtimeClassName: gvisor'
 holds everything-values.yaml 'mountPath: /scratch'
 holds default.yaml 'maxSurge: 1, maxUnavailable: 0'
 
+# NATS of one's own: each kind of credential is mounted and named.
+holds external-values.yaml 'COMPOZY_NATS_PASSWORD_FILE, value: /etc/compozy/nats/password'
+holds external-creds-values.yaml 'COMPOZY_NATS_CREDS_FILE, value: /etc/compozy/nats/nats.creds'
+holds external-creds-values.yaml 'secret: {name: compozy-nats, items: [{key: nats.creds, path: nats.creds}]}'
+holds external-creds-values.yaml 'COMPOZY_NATS_CA_FILE, value: /etc/compozy/nats/ca.crt'
+holds external-token-values.yaml 'COMPOZY_NATS_TOKEN_FILE, value: /etc/compozy/nats/token'
+holds external-certificate-values.yaml 'COMPOZY_NATS_KEY_FILE, value: /etc/compozy/nats/tls.key'
+lacks external-certificate-values.yaml 'COMPOZY_NATS_USER_FILE'
+lacks no-mirror-values.yaml 'COMPOZY_NATS'
+# TLS of the bundled server is on both sides, or on none.
+for part in 'tls://compozy-nats' 'COMPOZY_NATS_CA_FILE' 'cert_file: /etc/nats-tls/tls.crt'; do
+  holds everything-values.yaml "$part"
+  lacks default.yaml "$part"
+done
+holds everything-values.yaml 'STREAM_MAX_MESSAGES, value: "20000000"'
+
+lacks default.yaml 'kind: NetworkPolicy'
+[[ $(grep -c 'kind: NetworkPolicy' "$out/everything-values.yaml") == 2 ]] || fail "a NetworkPolicy for each of operator and NATS"
+holds everything-values.yaml 'reads: events'
+for port in 4222 5222; do holds external-creds-values.yaml "{port: $port}"; done
+holds external-creds-values.yaml 'cidr: "10.0.0.1/32"'
+holds external-token-values.yaml '{port: 4222}'
+
+# Where the API is not seen, a ServiceMonitor would stop the whole installation.
+holds everything-values.yaml 'kind: ServiceMonitor'
+lacks external-certificate-values.yaml 'kind: ServiceMonitor'
+render --values charts/compozy/ci/external-certificate-values.yaml --api-versions monitoring.coreos.com/v1 >"$out/monitored"
+holds monitored 'kind: ServiceMonitor'
+
 # Confined to namespaces nothing is made for the whole cluster.
 lacks namespaced-values.yaml 'kind: ClusterRole'
 for namespace in team-a team-b; do holds namespaced-values.yaml "namespace: $namespace"; done

@@ -107,18 +107,50 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 
 {{- define "compozy.nats.url" -}}
 {{- if .Values.nats.enabled -}}
-nats://{{ include "compozy.name" (dict "root" . "component" "nats") }}.{{ .Release.Namespace }}.svc:4222
+{{ empty .Values.nats.tls.existingSecret | ternary "nats" "tls" }}://{{ include "compozy.name" (dict "root" . "component" "nats") }}.{{ .Release.Namespace }}.svc:4222
 {{- else -}}
 {{ .Values.nats.external.url }}
 {{- end }}
 {{- end }}
 
-{{- /* The Secret that holds a NATS user's name and password; empty if there is none. */ -}}
+{{- /* The Secret of the bundled server's user `operator`. */ -}}
 {{- define "compozy.nats.operatorSecret" -}}
-{{- if .Values.nats.enabled -}}
 {{ .Values.nats.credentials.operatorSecret | default (include "compozy.name" (dict "root" . "component" "nats-operator")) }}
-{{- else -}}
-{{ .Values.nats.external.existingSecret }}
+{{- end }}
+
+{{- /*
+With what the operator meets NATS: a list of files, each a key of a Secret and the variable that
+names it. Lines of YAML, or none.
+*/ -}}
+{{- define "compozy.nats.clientFiles" -}}
+{{- $external := .Values.nats.external }}
+{{- $holds := ternary "password" $external.secretHolds .Values.nats.enabled }}
+{{- $secret := $external.existingSecret }}
+{{- $ca := $external.tls.caSecret }}
+{{- $client := $external.tls.clientSecret }}
+{{- if .Values.nats.enabled }}
+{{- $secret = include "compozy.nats.operatorSecret" . }}
+{{- $ca = .Values.nats.tls.existingSecret }}
+{{- $client = "" }}
+{{- end }}
+{{- if include "compozy.nats.url" . }}
+{{- with $secret }}
+{{- if eq $holds "password" }}
+- {variable: USER, secret: {{ . }}, key: username}
+- {variable: PASSWORD, secret: {{ . }}, key: password}
+{{- else if eq $holds "creds" }}
+- {variable: CREDS, secret: {{ . }}, key: nats.creds}
+{{- else }}
+- {variable: TOKEN, secret: {{ . }}, key: token}
+{{- end }}
+{{- end }}
+{{- with $ca }}
+- {variable: CA, secret: {{ . }}, key: ca.crt}
+{{- end }}
+{{- with $client }}
+- {variable: CERT, secret: {{ . }}, key: tls.crt}
+- {variable: KEY, secret: {{ . }}, key: tls.key}
+{{- end }}
 {{- end }}
 {{- end }}
 
