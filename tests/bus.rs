@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
-use compozy::ports::{Bus, BusError, Message, NatsBus, PublishError, StreamOptions};
+use compozy::ports::{Bus, BusError, Credentials, Message, NatsBus, PublishError, StreamOptions};
 use nats::NatsServer;
 
 fn message(uid: &str, seq: u64) -> Message {
@@ -286,7 +286,10 @@ async fn a_rotated_password_is_picked_up() {
     std::fs::write(&user, "operator\n").unwrap();
     std::fs::write(&password, "old\n").unwrap();
     let mut options = server.options();
-    options.credentials = Some((user, password.clone()));
+    options.credentials = Some(Credentials::Password {
+        user,
+        password: password.clone(),
+    });
     let bus = NatsBus::connect(options).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!bus.connected());

@@ -11,7 +11,7 @@ use super::{
     settings::Settings,
     system::{Outside, System},
 };
-use crate::ports::{Bus, Ids, NatsBus, NatsOptions, RandomIds, StreamOptions, SystemClock};
+use crate::ports::{Bus, Ids, NatsBus, RandomIds, SystemClock};
 
 /// Runs until a signal to end, or until the lease is lost.
 ///
@@ -56,28 +56,11 @@ fn identity() -> String {
 }
 
 async fn bus(settings: &Settings) -> Result<Option<Arc<dyn Bus>>, Error> {
-    if settings.nats_url.is_empty() {
+    let Some(options) = settings.nats() else {
         info!("no NATS URL: events are not mirrored");
         return Ok(None);
-    }
-    let bus = NatsBus::connect(NatsOptions {
-        servers: settings.nats_url.clone(),
-        credentials: settings
-            .nats_user_file
-            .clone()
-            .zip(settings.nats_password_file.clone()),
-        ca_file: settings.nats_ca_file.clone(),
-        prefix: settings.nats_prefix.clone(),
-        manage_streams: settings.manage_streams,
-        stream: StreamOptions {
-            replicas: settings.stream_replicas,
-            max_age: settings.stream_max_age.get(),
-            max_bytes: settings.stream_max_bytes,
-            ..StreamOptions::default()
-        },
-    })
-    .await?;
-    Ok(Some(Arc::new(bus)))
+    };
+    Ok(Some(Arc::new(NatsBus::connect(options).await?)))
 }
 
 /// SIGTERM and SIGINT, listened for from the beginning: none gets lost between two waits.

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::api::Duration;
+use crate::{
+    api::Duration,
+    ports::{Credentials, NatsOptions, StreamOptions},
+};
 
 /// Runs workflows on Kubernetes and mirrors their events to NATS JetStream.
 #[derive(Parser, Debug)]
@@ -82,15 +85,31 @@ pub struct Settings {
     /// Where NATS is; without it nothing is mirrored.
     #[arg(long, env = "COMPOZY_NATS_URL", default_value = "")]
     pub nats_url: String,
-    /// A file with the NATS user's name.
+    /// A file with the NATS user's name. This and the other files are read at every connect.
     #[arg(long, env = "COMPOZY_NATS_USER_FILE", requires = "nats_password_file")]
     pub nats_user_file: Option<PathBuf>,
     /// A file with the NATS user's password.
     #[arg(long, env = "COMPOZY_NATS_PASSWORD_FILE", requires = "nats_user_file")]
     pub nats_password_file: Option<PathBuf>,
-    /// A file with the certificates to trust; given, the connection must be TLS.
+    /// A file with a token for NATS, instead of a user.
+    #[arg(long, env = "COMPOZY_NATS_TOKEN_FILE", conflicts_with_all = ["nats_user_file", "nats_creds_file"])]
+    pub nats_token_file: Option<PathBuf>,
+    /// A NATS credentials file (.creds: JWT and key), instead of a user.
+    #[arg(
+        long,
+        env = "COMPOZY_NATS_CREDS_FILE",
+        conflicts_with = "nats_user_file"
+    )]
+    pub nats_creds_file: Option<PathBuf>,
+    /// A file with the certificates to trust, as PEM; given, the connection must be TLS.
     #[arg(long, env = "COMPOZY_NATS_CA_FILE")]
     pub nats_ca_file: Option<PathBuf>,
+    /// A file with the operator's certificate for NATS, as PEM; given, the connection must be TLS.
+    #[arg(long, env = "COMPOZY_NATS_CERT_FILE", requires = "nats_key_file")]
+    pub nats_cert_file: Option<PathBuf>,
+    /// A file with the key of the operator's certificate, as PEM.
+    #[arg(long, env = "COMPOZY_NATS_KEY_FILE", requires = "nats_cert_file")]
+    pub nats_key_file: Option<PathBuf>,
     /// The first token of every subject.
     #[arg(long, env = "COMPOZY_NATS_PREFIX", default_value = "compozy")]
     pub nats_prefix: String,
@@ -106,6 +125,9 @@ pub struct Settings {
     /// How many bytes of events NATS keeps, with a suffix such as Gi.
     #[arg(long, env = "COMPOZY_STREAM_MAX_BYTES", default_value = "1Gi", value_parser = parse_bytes)]
     pub stream_max_bytes: u64,
+    /// How many events NATS keeps. Each takes about 0.9 KB of the server's memory.
+    #[arg(long, env = "COMPOZY_STREAM_MAX_MESSAGES", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stream_max_messages: u64,
     /// How long a deleted object waits for NATS before it is let go with its events unpublished.
     #[arg(long, env = "COMPOZY_EVENTS_DELETION_GRACE", default_value = "5m")]
     pub events_deletion_grace: Duration,
@@ -134,6 +156,35 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How to reach NATS; none without an address.
+    pub fn nats(&self) -> Option<NatsOptions> {
+        (!self.nats_url.is_empty()).then(|| NatsOptions {
+            servers: self.nats_url.clone(),
+            credentials: self.nats_credentials(),
+            ca_file: self.nats_ca_file.clone(),
+            certificate: self.nats_cert_file.clone().zip(self.nats_key_file.clone()),
+            prefix: self.nats_prefix.clone(),
+            manage_streams: self.manage_streams,
+            stream: StreamOptions {
+                replicas: self.stream_replicas,
+                max_age: self.stream_max_age.get(),
+                max_bytes: self.stream_max_bytes,
+                max_messages: self.stream_max_messages,
+            },
+        })
+    }
+
+    fn nats_credentials(&self) -> Option<Credentials> {
+        let user = self
+            .nats_user_file
+            .clone()
+            .zip(self.nats_password_file.clone());
+        let user = user.map(|(user, password)| Credentials::Password { user, password });
+        let token = || self.nats_token_file.clone().map(Credentials::Token);
+        let creds = || self.nats_creds_file.clone().map(Credentials::Creds);
+        user.or_else(token).or_else(creds)
+    }
+
     /// The service accounts that workflows may name.
     pub fn service_accounts(&self) -> BTreeSet<String> {
         self.allow_service_accounts
@@ -173,6 +224,36 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn one_way_of_saying_who_one_is_is_enough() {
+        let parse = |flags: &str| {
+            let words = format!("operator --nats-url=nats://n {flags}");
+            CommandLine::try_parse_from(words.split_whitespace())
+        };
+        let nats = |flags: &str| parse(flags).unwrap().settings.nats().unwrap();
+        assert_eq!(
+            nats("--nats-creds-file=c").credentials,
+            Some(Credentials::Creds("c".into()))
+        );
+        assert_eq!(
+            nats("--nats-token-file=t").credentials,
+            Some(Credentials::Token("t".into()))
+        );
+        let mutual = nats("--nats-cert-file=c --nats-key-file=k");
+        assert_eq!(mutual.certificate, Some(("c".into(), "k".into())));
+        assert_eq!(mutual.credentials, None);
+        for refused in [
+            "--nats-user-file=u",
+            "--nats-cert-file=c",
+            "--nats-token-file=t --nats-creds-file=c",
+            "--nats-user-file=u --nats-password-file=p --nats-token-file=t",
+            "--nats-user-file=u --nats-password-file=p --nats-creds-file=c",
+            "--stream-max-messages=0",
+        ] {
+            assert!(parse(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

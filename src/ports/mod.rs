@@ -8,9 +8,11 @@ pub mod ids;
 mod jetstream;
 pub mod memory;
 pub mod nats;
+mod nats_auth;
 mod nats_log;
 
 pub use bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
 pub use clock::{Clock, SystemClock};
 pub use ids::{Ids, RandomIds};
 pub use nats::{NatsBus, NatsOptions, StreamOptions};
+pub use nats_auth::Credentials;

@@ -4,15 +4,13 @@
 //! Calls never wait for it; they fail, and whoever called tries again.
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{Error as ApiError, ErrorCode, response::Response, stream::RawMessage};
-use async_nats::{
-    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Request, RequestErrorKind,
-};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request, RequestErrorKind};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -23,6 +21,7 @@ use tracing::{info, warn};
 
 use super::bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
 use super::jetstream::{self, StreamInfo};
+use super::nats_auth::Credentials;
 use super::nats_log::ConnectionLog;
 
 pub use super::jetstream::StreamOptions;
@@ -41,10 +40,12 @@ const INBOX_PREFIX: &str = "_INBOX_operator";
 pub struct NatsOptions {
     /// One or more server addresses, separated by commas.
     pub servers: String,
-    /// Files with user name and password, read at every connect: a rotated secret needs no restart.
-    pub credentials: Option<(PathBuf, PathBuf)>,
+    /// Who the operator is to NATS.
+    pub credentials: Option<Credentials>,
     /// Certificates to trust, read at every connect; given, the connection must be TLS.
     pub ca_file: Option<PathBuf>,
+    /// The operator's certificate and its key, read at every connect; given, the connection must be TLS.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// The first tokens of every subject.
     pub prefix: String,
     /// Create and update streams; otherwise somebody else keeps them.
@@ -257,8 +258,8 @@ fn unavailable(error: impl Display) -> BusError {
 
 fn connect_options(options: &NatsOptions, lost: watch::Sender<u64>) -> ConnectOptions {
     let mut connect = match options.credentials.clone() {
-        Some((user, password)) => ConnectOptions::with_auth_callback(move |_nonce| {
-            let auth = read_credentials(&user, &password);
+        Some(credentials) => ConnectOptions::with_auth_callback(move |nonce| {
+            let auth = credentials.read(&nonce);
             async move { auth }
         }),
         None => ConnectOptions::new(),
@@ -266,6 +267,11 @@ fn connect_options(options: &NatsOptions, lost: watch::Sender<u64>) -> ConnectOp
     if let Some(ca_file) = &options.ca_file {
         connect = connect
             .add_root_certificates(ca_file.clone())
+            .require_tls(true);
+    }
+    if let Some((certificate, key)) = &options.certificate {
+        connect = connect
+            .add_client_certificate(certificate.clone(), key.clone())
             .require_tls(true);
     }
     let log = ConnectionLog::default();
@@ -284,17 +290,6 @@ fn connect_options(options: &NatsOptions, lost: watch::Sender<u64>) -> ConnectOp
             }
             async {}
         })
-}
-
-fn read_credentials(user: &Path, password: &Path) -> Result<Auth, AuthError> {
-    let read = |path: &Path| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
-        Err(error) => Err(AuthError::new(format!("{}: {error}", path.display()))),
-    };
-    let mut auth = Auth::new();
-    auth.username = read(user)?;
-    auth.password = read(password)?;
-    Ok(auth)
 }
 
 /// Doubles with each attempt up to a bound, and varies, so that not all clients of a server come back at once.
@@ -321,21 +316,5 @@ mod tests {
         }
         assert!(reconnect_delay(1) <= RECONNECT_FIRST);
         assert!(reconnect_delay(50) >= RECONNECT_LONGEST / 2);
-    }
-
-    #[test]
-    fn credentials_are_read_anew_each_time() {
-        let directory = std::env::temp_dir().join(format!("compozy-nats-{}", fastrand::u64(..)));
-        std::fs::create_dir(&directory).unwrap();
-        let (user, password) = (directory.join("username"), directory.join("password"));
-        assert!(read_credentials(&user, &password).is_err());
-        std::fs::write(&user, "operator").unwrap();
-        for secret in ["one", "two\n"] {
-            std::fs::write(&password, secret).unwrap();
-            let auth = read_credentials(&user, &password).unwrap();
-            assert_eq!(auth.username.as_deref(), Some("operator"));
-            assert_eq!(auth.password.as_deref(), Some(secret.trim_end()));
-        }
-        std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -46,6 +46,11 @@ impl NatsServer {
         }
     }
 
+    /// Gives it other settings, for its next start.
+    pub fn configure(&mut self, settings: &str) {
+        settings.clone_into(&mut self.settings);
+    }
+
     /// Starts it, on what is left in its store.
     pub fn run(&mut self) {
         let config = self.directory.join("nats.conf");
@@ -116,6 +121,7 @@ impl NatsServer {
             servers: format!("nats://127.0.0.1:{}", self.port),
             credentials: None,
             ca_file: None,
+            certificate: None,
             prefix: "compozy".to_owned(),
             manage_streams: true,
             stream: StreamOptions::default(),
