@@ -12,7 +12,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo demo-down
-demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour the first time, then under a minute
+demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour the first time, then under a minute. CONTEXT=… IMAGE=… NATS_IMAGE=…: on a cluster that you have
 	@hack/demo
 demo-down: cluster-down ## Remove what the demo started
 

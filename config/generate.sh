@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 # The directories that stand here, less what is written by hand in them.
-mkdir "$out"/{rbac,default,ha,namespaced,samples}
+mkdir "$out"/{rbac,default,ha,namespaced,monitoring,samples}
 
 # $1: values; the rest: the chart's templates to show. Less the labels that say Helm installed them.
 render() {
@@ -26,6 +26,7 @@ render replicas=1 "${rights[@]}" >"$out/rbac/rbac.yaml"
 render replicas=1 "${operator[@]}" >"$out/default/operator.yaml"
 render replicas=2 operator/disruption.yaml >"$out/ha/disruption.yaml"
 render 'watchNamespaces={workflows}' "${rights[@]}" "${operator[@]}" >"$out/namespaced/operator.yaml"
+render serviceMonitor.enabled=true,serviceMonitor.force=true operator/servicemonitor.yaml >"$out/monitoring/servicemonitor.yaml"
 cp ../examples/hello.yaml "$out/samples/"
 
 if [[ ${1:-} == --check ]]; then

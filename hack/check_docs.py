@@ -16,6 +16,8 @@ BLOCK = re.compile(r"^(?P<before>[^\n]*)\n```(?:yaml|yml|python)\n(?P<code>.*?)^
 MARK = re.compile(r"<!-- (\S+) -->")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+# In the sources: a name and a help text for it, one after the other.
+REGISTERED = re.compile(r'[(]\s*"(\w+)",\s*"[A-Z0-9]')
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -42,6 +44,11 @@ def anchor(heading):
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
+def headings(text):
+    """The anchors of a document."""
+    return [anchor(heading) for heading in HEADING.findall(FENCED.sub("", text))]
+
+
 def wrong_links(path, text):
     for link in LINK.findall(FENCED.sub("", text)):
         if re.match(r"\w+:", link):
@@ -50,7 +57,7 @@ def wrong_links(path, text):
         target = path.parent / file if file else path
         if not target.exists():
             yield f"the link {link} leads nowhere"
-        elif part and part not in map(anchor, HEADING.findall(FENCED.sub("", target.read_text()))):
+        elif part and part not in headings(target.read_text()):
             yield f"there is no such heading: {link}"
 
 
@@ -64,6 +71,10 @@ def wrong_names(texts):
         for metric in re.findall(r"`compozy_(\w+?)(?:_total)?`", text):
             if f'"{metric}"' not in operator:
                 yield f"{name}: there is no metric compozy_{metric}"
+    listed = texts["docs/install.md"]
+    for metric in REGISTERED.findall(operator):
+        if not re.search(rf"^\| `compozy_{metric}(_total)?` \|", listed, re.MULTILINE):
+            yield f"docs/install.md: does not list the metric compozy_{metric}"
 
 
 def main():
@@ -76,4 +87,5 @@ def main():
     sys.exit("\n".join(wrong) or None)
 
 
-main()
+if __name__ == "__main__":
+    main()

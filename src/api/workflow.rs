@@ -250,6 +250,19 @@ impl RunPhase {
             RunPhase::Succeeded | RunPhase::Failed | RunPhase::Cancelled | RunPhase::TimedOut
         )
     }
+
+    /// The phase as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunPhase::Pending => "Pending",
+            RunPhase::Running => "Running",
+            RunPhase::Stopping => "Stopping",
+            RunPhase::Succeeded => "Succeeded",
+            RunPhase::Failed => "Failed",
+            RunPhase::Cancelled => "Cancelled",
+            RunPhase::TimedOut => "TimedOut",
+        }
+    }
 }
 
 /// What the operator sees of a run. Written by the operator alone.

@@ -172,6 +172,21 @@ impl Index {
         self.lock().pods.get(key).cloned()
     }
 
+    /// All workflows.
+    pub fn workflows(&self) -> Vec<Arc<Workflow>> {
+        self.lock().workflows.values().cloned().collect()
+    }
+
+    /// All task executions.
+    pub fn executions(&self) -> Vec<Arc<TaskExecution>> {
+        self.lock().executions.values().cloned().collect()
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.lock().pods.values().cloned().collect()
+    }
+
     /// The keys of all workflows.
     pub fn workflow_keys(&self) -> Vec<Key> {
         self.lock().workflows.keys().cloned().collect()

@@ -17,6 +17,7 @@ pub mod publishing;
 pub mod queue;
 pub mod release;
 pub mod settings;
+pub mod survey;
 pub mod system;
 pub mod time;
 pub mod warnings;

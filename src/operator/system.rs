@@ -30,12 +30,13 @@ use super::{
     outbox::Outbox,
     publishing,
     settings::Settings,
+    survey::Survey,
     warnings::Warnings,
     watch::watch,
     workflows::Workflows,
 };
 use crate::{
-    api::{PodTemplate, TaskExecution, Workflow},
+    api::{PodTemplate, TaskExecution, Time, Workflow},
     engine::{admission::AllowList, definition::Installation, pod::PodSettings},
     events::Subjects,
     ports::{Bus, Clock},
@@ -75,6 +76,7 @@ pub struct System {
     identity: String,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    survey: Survey,
     ready: Arc<AtomicBool>,
 }
 
@@ -85,8 +87,10 @@ impl System {
     /// The file of `--config` cannot be read.
     pub fn new(settings: Settings, outside: Outside) -> Result<System, Error> {
         let mut mirror_metrics = None;
+        let mut survey = Survey::default();
         let metrics = Metrics::new(|registry| {
             mirror_metrics = Some(MirrorMetrics::register(registry));
+            survey = Survey::register(registry);
         });
         let subjects = Subjects::new(&settings.nats_prefix);
         let mirror = outside
@@ -101,6 +105,7 @@ impl System {
             identity: outside.identity,
             hub: Arc::new(Hub::new(Outbox::new(mirror))),
             metrics: Arc::new(metrics),
+            survey,
             ready: Arc::default(),
         })
     }
@@ -108,7 +113,9 @@ impl System {
     /// What the probes look at.
     pub fn health(&self) -> Health {
         let (hub, shown) = (self.hub.clone(), self.metrics.clone());
+        let (survey, clock) = (self.survey.clone(), self.clock.clone());
         let refresh = Arc::new(move || {
+            survey.take(&hub.index, Time(clock.now()));
             shown.show_queue("workflow", hub.workflows.depth());
             shown.show_queue("taskexecution", hub.executions.depth());
             shown.show_queue("mirror", hub.mirrored.depth());
