@@ -115,7 +115,7 @@ fn attempt_due(execution: &TaskExecution) -> Option<Time> {
     let status = execution.status.as_ref();
     let before = status.and_then(|status| status.attempts.last());
     before
-        .and_then(|attempt| attempt.finished_at)
+        .map(|attempt| attempt.finished_at)
         .or_else(|| created(execution))
 }
 
