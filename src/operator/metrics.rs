@@ -56,6 +56,8 @@ pub struct Metrics {
     task_duration: Family<Ended, Histogram>,
     step_gap: Histogram,
     leader: Gauge,
+    lease_transitions: Gauge,
+    renew_failures: Counter,
     let_go: Counter,
     resident: Gauge<u64, AtomicU64>,
 }
@@ -75,6 +77,8 @@ impl Metrics {
             }),
             step_gap: Histogram::new(STEP_GAP_BUCKETS),
             leader: Gauge::default(),
+            lease_transitions: Gauge::default(),
+            renew_failures: Counter::default(),
             let_go: Counter::default(),
             resident: Gauge::default(),
             registry: Registry::default(),
@@ -118,6 +122,16 @@ impl Metrics {
             "leader",
             "1 while this process holds the lease",
             metrics.leader.clone(),
+        );
+        registry.register(
+            "lease_transitions",
+            "How often the lease has changed hands, as the lease itself says",
+            metrics.lease_transitions.clone(),
+        );
+        registry.register(
+            "lease_renew_failures",
+            "Renewals of the lease that failed",
+            metrics.renew_failures.clone(),
         );
         registry.register(
             "events_let_go",
@@ -180,6 +194,16 @@ impl Metrics {
     /// Shows whether this process holds the lease.
     pub fn show_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+    }
+
+    /// Shows how often the lease has changed hands.
+    pub fn show_lease_transitions(&self, count: i32) {
+        self.lease_transitions.set(count.into());
+    }
+
+    /// Counts a renewal of the lease that failed.
+    pub fn count_renew_failure(&self) {
+        self.renew_failures.inc();
     }
 
     /// Takes in how long a task ran.

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod drive;
 pub mod executions;
+pub mod fence;
 pub mod gaps;
 pub mod http;
 pub mod hub;
@@ -19,6 +20,8 @@ pub mod release;
 pub mod settings;
 pub mod survey;
 pub mod system;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod warnings;
 pub mod watch;

@@ -22,6 +22,7 @@ use super::{
     cluster::Cluster,
     drive::drive,
     executions::Executions,
+    fence::Fence,
     http::Health,
     hub::Hub,
     lease::Lease,
@@ -130,23 +131,26 @@ impl System {
     /// Watches, waits for the lease, works, until `end` or until the lease is lost.
     ///
     /// # Errors
-    /// The lease cannot be asked for or was lost, a part of the operator ended, or what `end` says.
+    /// The lease was lost, a part of the operator ended, or what `end` says.
     pub async fn run(self, end: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
         let mut end = std::pin::pin!(end);
         let mut tasks = JoinSet::new();
         let synced = self.start_watches(&mut tasks);
-        let lease = Lease::seek(self.client.clone(), &self.settings, &self.identity);
-        let mut lease = tokio::select! {
-            lease = lease => lease?,
-            ended = &mut end => return ended,
-        };
+        let mut lease = Lease::new(
+            self.client.clone(),
+            &self.settings,
+            &self.identity,
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
         info!(
             identity = self.identity,
             "waiting for the lease and the first lists"
         );
         let begun = async {
-            for mut synced in synced {
-                synced.wait_for(|synced| *synced).await?;
+            tokio::select! {
+                listed = all(synced) => listed?,
+                never = lease.follow() => match never {},
             }
             self.ready.store(true, Ordering::Release);
             lease.won().await;
@@ -158,7 +162,7 @@ impl System {
         }
         info!(identity = self.identity, "leading");
         self.metrics.show_leader(true);
-        self.start_reconcilers(&mut tasks);
+        self.start_reconcilers(&mut tasks, lease.fence());
         let result = tokio::select! {
             ended = &mut end => ended,
             () = lease.lost() => Err("the lease was lost".into()),
@@ -202,7 +206,7 @@ impl System {
         [workflows_synced, executions_synced, pods_synced]
     }
 
-    fn start_reconcilers(&self, tasks: &mut JoinSet<()>) {
+    fn start_reconcilers(&self, tasks: &mut JoinSet<()>, fence: Fence) {
         let System {
             settings,
             client,
@@ -211,8 +215,8 @@ impl System {
             clock,
             ..
         } = self;
-        let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone());
-        let warnings = Warnings::new(client.clone(), &self.identity);
+        let warnings = Warnings::new(client.clone(), fence.clone(), &self.identity);
+        let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
         let workflows = Arc::new(Workflows {
             hub: hub.clone(),
@@ -271,6 +275,14 @@ impl System {
         ));
         tasks.spawn(look_after_stream(hub.clone()));
     }
+}
+
+/// Waits until every kind was listed.
+async fn all(synced: [watch::Receiver<bool>; 3]) -> Result<(), Error> {
+    for mut synced in synced {
+        synced.wait_for(|synced| *synced).await?;
+    }
+    Ok(())
 }
 
 async fn look_after_stream(hub: Arc<Hub>) {

@@ -6,6 +6,7 @@ use kube::{
 };
 use tracing::warn;
 
+use super::fence::Fence;
 use crate::api::Duration;
 
 /// An Event is worth no longer wait.
@@ -13,16 +14,22 @@ const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Writes Events.
 #[derive(Clone)]
-pub struct Warnings(Recorder);
+pub struct Warnings {
+    recorder: Recorder,
+    fence: Fence,
+}
 
 impl Warnings {
     /// Events that say they come from this operator.
-    pub fn new(client: Client, instance: &str) -> Warnings {
+    pub fn new(client: Client, fence: Fence, instance: &str) -> Warnings {
         let reporter = Reporter {
             controller: "compozy-operator".into(),
             instance: Some(instance.to_owned()),
         };
-        Warnings(Recorder::new(client, reporter))
+        Warnings {
+            recorder: Recorder::new(client, reporter),
+            fence,
+        }
     }
 
     /// A deleted object was let go before NATS had all of its events.
@@ -37,7 +44,11 @@ impl Warnings {
             secondary: None,
         };
         let reference = object.object_ref(&());
-        match tokio::time::timeout(TIMEOUT, self.0.publish(&event, &reference)).await {
+        let Some(left) = self.fence.left() else {
+            return;
+        };
+        let written = self.recorder.publish(&event, &reference);
+        match tokio::time::timeout(TIMEOUT.min(left), written).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "an Event could not be written"),
             Err(_) => warn!("an Event could not be written in time"),

@@ -1,7 +1,12 @@
 //! Every call that the operator makes to the API server: each has a timeout, is counted by
-//! resource and verb, and leaves its answer in the hub.
+//! resource and verb, leaves its answer in the hub, and is made only by the leader.
 
-use std::{future::Future, sync::Arc, time::Duration};
+mod call;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, sync::Arc};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
@@ -9,9 +14,11 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
-use tokio::sync::Semaphore;
 
+use self::call::Calls;
+pub use self::error::{Asked, CallError};
 use super::{
+    fence::Fence,
     hub::Hub,
     index::{Key, key_of},
     metrics::Metrics,
@@ -21,116 +28,21 @@ use crate::api::{
     WorkflowStatus,
 };
 
-/// A call that takes longer is given up; what it did will be seen by the watch.
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Calls under way at once.
-const MAX_IN_FLIGHT: usize = 64;
-
-/// A call that did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The API server did not answer in time: what was asked may have been done.
-    #[error("{verb} {resource} {name}: no answer within {CALL_TIMEOUT:?}")]
-    Timeout {
-        /// What was asked.
-        verb: &'static str,
-        /// Of which resource.
-        resource: &'static str,
-        /// Of which object.
-        name: String,
-    },
-    /// The API server refused or could not be reached.
-    #[error("{verb} {resource} {name}: {}", said(source))]
-    Refused {
-        /// What was asked.
-        verb: &'static str,
-        /// Of which resource.
-        resource: &'static str,
-        /// Of which object.
-        name: String,
-        /// What the API server said.
-        source: Box<kube::Error>,
-    },
-}
-
-impl CallError {
-    /// The HTTP status, if the API server answered.
-    pub fn code(&self) -> Option<u16> {
-        match self {
-            CallError::Refused { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            CallError::Timeout { .. } => None,
-        }
-    }
-
-    /// What the API server said, in its own words.
-    pub fn said(&self) -> String {
-        match self {
-            CallError::Refused { source, .. } => said(source),
-            CallError::Timeout { .. } => self.to_string(),
-        }
-    }
-
-    /// The reason of the API server's answer, such as `AlreadyExists`.
-    pub fn reason(&self) -> &str {
-        match self {
-            CallError::Refused { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => status.reason.as_str(),
-                _ => "",
-            },
-            CallError::Timeout { .. } => "",
-        }
-    }
-
-    /// Whether the object was not there.
-    pub fn is_not_found(&self) -> bool {
-        self.code() == Some(404)
-    }
-
-    /// Whether an object of that name was there already.
-    pub fn is_already_exists(&self) -> bool {
-        self.code() == Some(409) && self.reason() == "AlreadyExists"
-    }
-
-    /// Whether somebody else wrote first: the watch will bring the newer version.
-    pub fn is_conflict(&self) -> bool {
-        self.code() == Some(409) && self.reason() != "AlreadyExists"
-    }
-
-    /// Whether asking again cannot help: the API server understood and said no.
-    pub fn is_final_refusal(&self) -> bool {
-        matches!(self.code(), Some(400 | 403 | 413 | 422))
-    }
-}
-
-/// kube writes the whole `Status` behind its message, which says everything twice.
-fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
 /// The cluster, as far as the operator writes to it.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
     hub: Arc<Hub>,
-    metrics: Arc<Metrics>,
-    in_flight: Arc<Semaphore>,
+    calls: Arc<Calls>,
 }
 
 impl Cluster {
-    /// Calls go through `client`, answers into `hub`.
-    pub fn new(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Cluster {
+    /// Calls go through `client`, as long as `fence` allows, answers into `hub`.
+    pub fn new(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>, fence: Fence) -> Cluster {
         Cluster {
             client,
             hub,
-            metrics,
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            calls: Arc::new(Calls::new(metrics, fence)),
         }
     }
 
@@ -439,29 +351,12 @@ impl Cluster {
         name: &str,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, CallError> {
-        // The semaphore is never closed; should it be, the call is only unbounded.
-        let _permit = self.in_flight.acquire().await.ok();
-        let answer = tokio::time::timeout(CALL_TIMEOUT, request).await;
-        let result = match answer {
-            Err(_) => Err(CallError::Timeout {
-                verb,
-                resource,
-                name: name.to_owned(),
-            }),
-            Ok(Err(error)) => Err(CallError::Refused {
-                verb,
-                resource,
-                name: name.to_owned(),
-                source: Box::new(error),
-            }),
-            Ok(Ok(value)) => Ok(value),
+        let asked = Asked {
+            verb,
+            resource,
+            name: name.to_owned(),
         };
-        let code = match &result {
-            Ok(_) => 200,
-            Err(error) => error.code().unwrap_or(0),
-        };
-        self.metrics.count_call(verb, resource, code);
-        result
+        self.calls.call(asked, request).await
     }
 }
 
