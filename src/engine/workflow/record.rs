@@ -19,6 +19,9 @@ use crate::{
 /// Above so many tasks status lists only the failed ones and those under way.
 const MAX_ROWS: usize = 500;
 
+/// What a row says of a task that does not start.
+const SKIPPED: &str = "Skipped";
+
 /// The reason of a run whose spec cannot be run.
 const INVALID_SPEC: &str = "InvalidSpec";
 
@@ -60,6 +63,7 @@ impl Observed<'_> {
         status
             .done
             .get_or_insert_with(|| format!("0/{}", self.workflow.spec.tasks.len()));
+        self.show_ended(&mut status.tasks);
         self.push(
             &mut status,
             WorkflowEvent::Failed,
@@ -67,6 +71,18 @@ impl Observed<'_> {
         );
         self.finish(&mut status, RunPhase::Failed, INVALID_SPEC, &message);
         record(status)
+    }
+
+    /// What the rows of a run say that has ended and has no graph to ask.
+    fn show_ended(&self, rows: &mut [TaskRow]) {
+        for row in rows {
+            let mut names = self.workflow.spec.tasks.iter().map(|task| &task.name);
+            let execution = names
+                .position(|name| *name == row.name)
+                .and_then(self.lookup);
+            let phase = execution.map(|te| te.status.clone().unwrap_or_default().phase);
+            row.phase = phase.map_or(SKIPPED, TaskPhase::as_str).to_owned();
+        }
     }
 
     /// The status with the tasks' present state, if that differs.
@@ -243,6 +259,6 @@ fn row_phase(state: NodeState) -> &'static str {
         // About to be created: told apart, it would cost a write of its own.
         NodeState::Ready => TaskPhase::Pending.as_str(),
         NodeState::Active(phase) | NodeState::Ended(phase) => phase.as_str(),
-        NodeState::Skipped => "Skipped",
+        NodeState::Skipped => SKIPPED,
     }
 }

@@ -294,6 +294,17 @@ fn a_spec_that_cannot_be_run_begins_and_fails_in_one_write() {
 }
 
 #[test]
+fn a_run_whose_spec_changed_shows_no_task_as_under_way_at_its_end() {
+    let mut world = World::new(json!({"tasks": [task("a", &[]), task("b", &["a"])]}));
+    world.settle();
+    world.end(0, TaskPhase::Cancelled, json!({}));
+    world.graph = Err(vec![FieldError::new("spec", "changed")]);
+    world.settle();
+    assert_eq!(world.status().phase, RunPhase::Failed);
+    assert_eq!(world.rows(), ["Cancelled", "Skipped"]);
+}
+
+#[test]
 fn data_that_does_not_suit_an_expression_fails_that_task() {
     let mut second = task("b", &["a"]);
     second["with"] = json!({"n": "${{ tasks.a.outputs.missing }}"});
