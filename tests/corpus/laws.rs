@@ -1,0 +1,398 @@
+//! What always holds, in every world and at every moment. Each law is a function that says how it
+//! is broken, if it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use compozy::{
+    api::{
+        FINISHED, LABEL_ATTEMPT, OnFailure, RunPhase, TaskEvent, TaskExecution,
+        TaskExecutionStatus, TaskPhase, Workflow, WorkflowEvent, WorkflowStatus,
+    },
+    engine::{attempt, outcome},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+/// A run and all that belongs to it, at one moment.
+pub struct Moment<'a> {
+    pub workflow: &'a Workflow,
+    pub executions: Vec<&'a TaskExecution>,
+    pub pods: Vec<&'a Pod>,
+    /// Tasks whose execution somebody took away.
+    pub taken: BTreeSet<&'a str>,
+}
+
+type Law = (&'static str, fn(&Moment) -> Option<String>);
+
+/// The laws of a moment.
+const OF_A_MOMENT: [Law; 9] = [
+    (
+        "no task starts before its dependencies ended well",
+        in_order,
+    ),
+    ("the parallelism is kept", within_parallelism),
+    ("a task has one pod that runs", one_pod_runs),
+    ("an attempt has one result", one_result),
+    ("no budget is overdrawn", within_budget),
+    ("a run's history is one story", story_of_the_run),
+    ("a task's history is one story", stories_of_tasks),
+    (
+        "a run ends after its tasks, as they ended",
+        ends_as_its_tasks,
+    ),
+    ("who is asked to end was decided upon", stops_are_decided),
+];
+
+/// The first law that is broken at this moment, and how.
+pub fn broken(moment: &Moment) -> Option<String> {
+    OF_A_MOMENT
+        .iter()
+        .find_map(|(law, how)| how(moment).map(|how| format!("{law}: {how}")))
+}
+
+/// How a law is broken by a change of a run's status.
+pub fn broken_by_run(before: &WorkflowStatus, after: &WorkflowStatus) -> Option<String> {
+    if before.phase.is_final() && before.phase != after.phase {
+        return Some(format!(
+            "final is final: {:?} became {:?}",
+            before.phase, after.phase
+        ));
+    }
+    if before.started_at.is_some() && before.started_at != after.started_at {
+        return Some("a run begins once".to_owned());
+    }
+    (!after.transitions.starts_with(&before.transitions))
+        .then(|| format!("history is only added to: {:?}", after.transitions))
+}
+
+/// How a law is broken by a change of a task execution's status.
+pub fn broken_by_task(before: &TaskExecutionStatus, after: &TaskExecutionStatus) -> Option<String> {
+    if before.phase.is_final() {
+        return Some(format!(
+            "final is final: {:?} was written again",
+            before.phase
+        ));
+    }
+    if after.attempt < before.attempt {
+        return Some(format!(
+            "attempt {} came after {}",
+            after.attempt, before.attempt
+        ));
+    }
+    let continues = history_continues(before, after);
+    (!continues).then(|| format!("history is only added to: {:?}", after.transitions))
+}
+
+/// What the stream has may be dropped from the front; the rest stays and more may follow.
+fn history_continues(before: &TaskExecutionStatus, after: &TaskExecutionStatus) -> bool {
+    let kept_from = after
+        .transitions
+        .first()
+        .map_or(u64::MAX, |first| first.seq);
+    let kept = before
+        .transitions
+        .iter()
+        .filter(|seen| seen.seq >= kept_from);
+    let dropped = before
+        .transitions
+        .iter()
+        .take_while(|seen| seen.seq < kept_from);
+    let mirrored = before.mirror.as_ref().map_or(0, |mirror| mirror.seq);
+    kept.eq(after
+        .transitions
+        .iter()
+        .take(before.transitions.len() - dropped.clone().count()))
+        && dropped.into_iter().all(|seen| seen.seq <= mirrored)
+}
+
+fn status_of(te: &TaskExecution) -> TaskExecutionStatus {
+    te.status.clone().unwrap_or_default()
+}
+
+fn phase_of(te: &TaskExecution) -> TaskPhase {
+    te.status
+        .as_ref()
+        .map(|status| status.phase)
+        .unwrap_or_default()
+}
+
+fn in_order(moment: &Moment) -> Option<String> {
+    let spec = &moment.workflow.spec;
+    let phases: BTreeMap<&str, TaskPhase> = moment
+        .executions
+        .iter()
+        .map(|te| (te.spec.task.as_str(), phase_of(te)))
+        .collect();
+    let tolerated: BTreeSet<&str> = spec
+        .tasks
+        .iter()
+        .filter(|task| task.on_failure == Some(OnFailure::Continue))
+        .map(|task| task.name.as_str())
+        .collect();
+    let well = |name: &str| match phases.get(name) {
+        Some(TaskPhase::Succeeded) => true,
+        Some(phase) => phase.is_final() && tolerated.contains(name),
+        None => moment.taken.contains(name),
+    };
+    let begun = spec
+        .tasks
+        .iter()
+        .filter(|task| phases.contains_key(task.name.as_str()));
+    begun
+        .flat_map(|task| {
+            task.depends_on
+                .iter()
+                .map(move |needed| (&task.name, needed))
+        })
+        .find(|(_, needed)| !well(needed))
+        .map(|(task, needed)| {
+            format!(
+                "{task} began, {needed} is {:?}",
+                phases.get(needed.as_str())
+            )
+        })
+}
+
+fn within_parallelism(moment: &Moment) -> Option<String> {
+    let limit = moment.workflow.spec.parallelism.unwrap_or(50) as usize;
+    let open = moment
+        .executions
+        .iter()
+        .filter(|te| !phase_of(te).is_final())
+        .count();
+    (open > limit).then(|| format!("{open} under way, {limit} may be"))
+}
+
+/// Whether the program of a pod runs, or may at any moment.
+fn may_run(pod: &Pod) -> bool {
+    match outcome::observe(pod, None) {
+        outcome::PodState::Ended(ended) => ended.lingers,
+        outcome::PodState::Running { .. } | outcome::PodState::Waiting { .. } => true,
+    }
+}
+
+fn one_pod_runs(moment: &Moment) -> Option<String> {
+    moment.executions.iter().find_map(|te| {
+        let uid = te.metadata.uid.as_deref();
+        let owned = |pod: &&&Pod| {
+            pod.owner_references()
+                .iter()
+                .any(|owner| Some(owner.uid.as_str()) == uid)
+        };
+        let alive: Vec<_> = moment
+            .pods
+            .iter()
+            .filter(owned)
+            .filter(|pod| may_run(pod))
+            .map(|pod| pod.name_any())
+            .collect();
+        (alive.len() > 1).then(|| format!("{alive:?}"))
+    })
+}
+
+fn one_result(moment: &Moment) -> Option<String> {
+    moment.executions.iter().find_map(|te| {
+        let status = status_of(te);
+        let numbers: Vec<_> = status
+            .attempts
+            .iter()
+            .map(|attempt| attempt.number)
+            .collect();
+        let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+        let failed = status
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.class.is_some())
+            .count();
+        let counted = (status.failures.application + status.failures.infrastructure) as usize;
+        let counts = status.attempts.len() >= 10 || failed == counted;
+        (!ascending || !counts).then(|| {
+            format!(
+                "{}: attempts {numbers:?}, {failed} failed, {counted} counted",
+                te.spec.task
+            )
+        })
+    })
+}
+
+fn within_budget(moment: &Moment) -> Option<String> {
+    moment.executions.iter().find_map(|te| {
+        let failures = status_of(te).failures;
+        let over = failures.application > te.spec.retry.max_attempts
+            || failures.infrastructure > te.spec.infrastructure_retries + 1;
+        let pods = moment.pods.iter().filter(|pod| {
+            let number = pod
+                .labels()
+                .get(LABEL_ATTEMPT)
+                .and_then(|label| label.parse().ok());
+            number.is_some_and(|number| attempt::is_ours(pod, te, number))
+        });
+        let last = pods
+            .filter_map(|pod| pod.labels().get(LABEL_ATTEMPT)?.parse::<u32>().ok())
+            .max()
+            .unwrap_or(0);
+        let next = failures.application + failures.infrastructure + 1;
+        (over || last > next).then(|| format!("{}: {failures:?}, pod {last}", te.spec.task))
+    })
+}
+
+fn story_of_the_run(moment: &Moment) -> Option<String> {
+    let status = moment.workflow.status.clone().unwrap_or_default();
+    let events: Vec<_> = status.transitions.iter().map(|seen| seen.event).collect();
+    let gapless = (1..)
+        .zip(&status.transitions)
+        .all(|(seq, seen)| seen.seq == seq);
+    let timely = status.transitions.is_sorted_by_key(|seen| seen.at);
+    let fits = match (&events[..], status.phase) {
+        ([], RunPhase::Pending) => true,
+        ([WorkflowEvent::Started], RunPhase::Running | RunPhase::Stopping) => true,
+        ([WorkflowEvent::Started, end], phase) => matches!(
+            (end, phase),
+            (WorkflowEvent::Completed, RunPhase::Succeeded)
+                | (WorkflowEvent::Failed, RunPhase::Failed)
+                | (
+                    WorkflowEvent::Cancelled,
+                    RunPhase::Stopping | RunPhase::Cancelled
+                )
+                | (
+                    WorkflowEvent::TimedOut,
+                    RunPhase::Stopping | RunPhase::TimedOut
+                )
+        ),
+        _ => false,
+    };
+    let finished = status
+        .conditions
+        .iter()
+        .any(|condition| condition.kind == FINISHED);
+    let ended = status.phase.is_final();
+    let whole = finished == ended && status.finished_at.is_some() == ended;
+    (!(gapless && timely && fits && whole)).then(|| format!("{:?}, {events:?}", status.phase))
+}
+
+fn stories_of_tasks(moment: &Moment) -> Option<String> {
+    moment.executions.iter().find_map(|te| {
+        let status = status_of(te);
+        story(&status).map(|how| format!("{}: {how}, {:?}", te.spec.task, status.transitions))
+    })
+}
+
+/// What does not fit in a task execution's history.
+fn story(status: &TaskExecutionStatus) -> Option<&'static str> {
+    let seen = &status.transitions;
+    let first = seen.first().map_or(2, |first| first.seq);
+    if !(first..).zip(seen).all(|(seq, seen)| seen.seq == seq) {
+        return Some("a gap");
+    }
+    if !seen.is_sorted_by_key(|seen| (seen.attempt, seen.at)) {
+        return Some("time runs backwards");
+    }
+    let follows = |before: TaskEvent, after: TaskEvent| match before {
+        TaskEvent::Scheduled | TaskEvent::RetryScheduled => {
+            !matches!(after, TaskEvent::Scheduled | TaskEvent::RetryScheduled)
+        }
+        TaskEvent::Started => {
+            matches!(
+                after,
+                TaskEvent::Completed | TaskEvent::Failed | TaskEvent::Cancelled
+            )
+        }
+        TaskEvent::Failed => matches!(after, TaskEvent::RetryScheduled | TaskEvent::Cancelled),
+        TaskEvent::Completed | TaskEvent::Cancelled => false,
+    };
+    let events = std::iter::once(TaskEvent::Scheduled).chain(seen.iter().map(|seen| seen.event));
+    let pruned = first > 2;
+    let fits = events
+        .clone()
+        .zip(events.clone().skip(1))
+        .skip(usize::from(pruned));
+    if !fits
+        .into_iter()
+        .all(|(before, after)| follows(before, after))
+    {
+        return Some("events that do not follow each other");
+    }
+    let last = events.last();
+    let expected = match status.phase {
+        TaskPhase::Succeeded => last == Some(TaskEvent::Completed),
+        TaskPhase::Failed => last == Some(TaskEvent::Failed),
+        TaskPhase::Cancelled => last == Some(TaskEvent::Cancelled),
+        TaskPhase::Running => last == Some(TaskEvent::Started),
+        TaskPhase::Retrying => last == Some(TaskEvent::RetryScheduled),
+        TaskPhase::Pending => {
+            matches!(
+                last,
+                Some(TaskEvent::Scheduled | TaskEvent::RetryScheduled | TaskEvent::Started)
+            )
+        }
+    };
+    let finished = status
+        .conditions
+        .iter()
+        .any(|condition| condition.kind == FINISHED);
+    let whole = finished == status.phase.is_final()
+        && status.finished_at.is_some() == status.phase.is_final()
+        && (status.phase.is_final() && status.phase != TaskPhase::Succeeded)
+            == status.error.is_some();
+    (!expected || !whole).then_some("a phase that the last event does not tell")
+}
+
+fn ends_as_its_tasks(moment: &Moment) -> Option<String> {
+    let phase = moment.workflow.status.as_ref()?.phase;
+    if !phase.is_final() {
+        return None;
+    }
+    let open = moment.executions.iter().find(|te| !phase_of(te).is_final());
+    if let Some(te) = open {
+        return Some(format!("{phase:?}, but {} has not ended", te.spec.task));
+    }
+    let tasks = &moment.workflow.spec.tasks;
+    let fails = |te: &&&TaskExecution| {
+        let task = tasks.iter().find(|task| task.name == te.spec.task);
+        let tolerated = task.is_some_and(|task| task.on_failure == Some(OnFailure::Continue));
+        phase_of(te) != TaskPhase::Succeeded && !tolerated
+    };
+    let failed = moment.executions.iter().find(fails);
+    let rows = moment
+        .workflow
+        .status
+        .iter()
+        .flat_map(|status| &status.tasks);
+    let shown = |phase: &str| matches!(phase, "Waiting" | "Pending" | "Running" | "Retrying");
+    if let Some(row) = rows.into_iter().find(|row| shown(&row.phase)) {
+        return Some(format!(
+            "{phase:?}, but shows {} as {}",
+            row.name, row.phase
+        ));
+    }
+    match (phase, failed) {
+        (RunPhase::Succeeded, Some(te)) => Some(format!("Succeeded, but {} did not", te.spec.task)),
+        (RunPhase::Succeeded, None)
+            if moment.executions.len() + moment.taken.len() < tasks.len() =>
+        {
+            Some("Succeeded, but not every task ran".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The workflow writes that a task is to end only after it has decided so.
+fn stops_are_decided(moment: &Moment) -> Option<String> {
+    let status = moment.workflow.status.as_ref()?;
+    let halted = status.transitions.iter().any(|seen| {
+        matches!(
+            seen.event,
+            WorkflowEvent::Cancelled | WorkflowEvent::TimedOut
+        )
+    });
+    let stopped = moment.executions.iter().find(|te| {
+        let container = te.spec.container.is_some();
+        te.spec
+            .stop
+            .as_ref()
+            .is_some_and(|stop| container && stop.code == "CANCELLED")
+    });
+    stopped
+        .filter(|_| !halted && compozy::engine::workflow::changed_spec(moment.workflow).is_none())
+        .map(|te| format!("{} is asked to end", te.spec.task))
+}
