@@ -43,5 +43,5 @@ images: cluster-up ## Build the images and import them into the cluster
 	@hack/images
 install: images ## Install or upgrade operator and NATS with helm
 	@hack/install
-crds: ## Generate the custom resource definitions from the Rust types
+crds: ## Generate definitions, API reference and event schemas from the Rust types
 	@hack/crds

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, consumer};
 use compozy::api::TaskExecution;
 use compozy::events::{Object, Subjects};
-use compozy::operator::mirror::{Mirror, MirrorMetrics, Progress};
-use compozy::ports::NatsBus;
+use compozy::operator::mirror::{Mirror, MirrorMetrics, Progress, When};
+use compozy::ports::{Bus, NatsBus};
 use futures::StreamExt;
 use nats::NatsServer;
 use serde_json::json;
@@ -47,7 +47,9 @@ fn mirror(bus: &NatsBus) -> Mirror {
 async fn settle(mirror: &Mirror, task: &TaskExecution) -> Progress {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(30) {
-        let progress = mirror.publish_pending(Object::Task(task)).await;
+        let progress = mirror
+            .publish_pending(Object::Task(task), When::Always)
+            .await;
         match progress.retry_after {
             Some(pause) => tokio::time::sleep(pause).await,
             None => return progress,
@@ -90,7 +92,9 @@ async fn a_server_that_comes_late_gets_everything() {
     let mut server = NatsServer::stopped("");
     let bus = NatsBus::connect(server.options()).await.unwrap();
     let mirror = mirror(&bus);
-    let progress = mirror.publish_pending(Object::Task(&task("a", 5))).await;
+    let progress = mirror
+        .publish_pending(Object::Task(&task("a", 5)), When::Always)
+        .await;
     assert_eq!(progress.pending, 5);
     server.run();
     assert!(settle(&mirror, &task("a", 5)).await.is_complete());
@@ -178,6 +182,117 @@ async fn limits_of_the_stream_do_not_confuse_a_long_run() {
     assert_eq!(told(&server).await["b"], [4, 5, 6]);
     assert!(settle(&remembering, &task("a", 4)).await.is_complete());
     assert_eq!(told(&server).await["a"], [4]);
+}
+
+/// Publishes many objects to their end, as many at once as the operator does.
+async fn settle_all(mirror: &Mirror, versions: &[TaskExecution]) {
+    futures::stream::iter(versions)
+        .for_each_concurrent(256, |version| async {
+            assert!(settle(mirror, version).await.is_complete());
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_events_that_waited_are_stored_in_seconds() {
+    const EVENTS: u64 = 10_000;
+    let mut server = NatsServer::stopped("");
+    let bus = NatsBus::connect(server.options()).await.unwrap();
+    let mirror = mirror(&bus);
+    let uids = (0..EVENTS / 4).map(|number| format!("u{number}"));
+    let versions: Vec<_> = uids.map(|uid| task(&uid, 4)).collect();
+    for version in &versions {
+        mirror
+            .publish_pending(Object::Task(version), When::Always)
+            .await;
+    }
+    server.run();
+    server.wait_connected(&bus).await;
+    let started = Instant::now();
+    settle_all(&mirror, &versions).await;
+    let took = started.elapsed();
+    println!("{EVENTS} events in {took:?}");
+    // A tenth of it on a machine that has nothing else to do.
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    let context = jetstream::new(server.client().await);
+    let mut stream = context.get_stream("COMPOZY_EVENTS").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, EVENTS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_server_slows_one_object_and_not_all_of_them() {
+    const DELAY: Duration = Duration::from_millis(500);
+    let server = NatsServer::start("");
+    let mut options = server.options();
+    options.servers = format!("nats://127.0.0.1:{}", server.slow(DELAY).await);
+    let bus = server.bus(options).await;
+    let mirror = mirror(&bus);
+    let uids = (0..200).map(|number| format!("u{number}"));
+    let versions: Vec<_> = uids.map(|uid| task(&uid, 3)).collect();
+    let started = Instant::now();
+    settle_all(&mirror, &versions).await;
+    let took = started.elapsed();
+    // One after the other they would take five minutes.
+    assert!(took > DELAY * 3 && took < DELAY * 60, "{took:?}");
+    let told = told(&server).await;
+    assert_eq!(told.len(), versions.len());
+    assert!(
+        told.values().all(|sequences| *sequences == [1, 2, 3]),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_without_room_gets_the_rest_once_it_has_room() {
+    let mut server = NatsServer::stopped("");
+    server.set_room(Some(64 * 1024));
+    server.run();
+    let context = jetstream::new(server.client().await);
+    let config = jetstream::stream::Config {
+        name: "COMPOZY_EVENTS".into(),
+        subjects: vec!["compozy.events.>".into()],
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap();
+    let mut options = server.options();
+    options.manage_streams = false;
+    let bus = server.bus(options).await;
+    let mirror = mirror(&bus);
+    let long = task("a", 500);
+    let progress = mirror
+        .publish_pending(Object::Task(&long), When::Always)
+        .await;
+    assert!(
+        progress.pending > 0 && progress.pending < 500,
+        "{progress:?}"
+    );
+    assert!(progress.retry_after.is_some());
+    server.crash();
+    server.set_room(None);
+    server.run();
+    assert!(settle(&mirror, &long).await.is_complete());
+    assert_eq!(told(&server).await["a"], (1..=500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stream_that_somebody_else_makes_late_gets_everything() {
+    let server = NatsServer::start("");
+    let mut options = server.options();
+    options.manage_streams = false;
+    let bus = server.bus(options).await;
+    let mirror = mirror(&bus);
+    let progress = mirror
+        .publish_pending(Object::Task(&task("a", 3)), When::Always)
+        .await;
+    assert_eq!(progress.pending, 3);
+    server
+        .bus(server.options())
+        .await
+        .ensure_streams()
+        .await
+        .unwrap();
+    assert!(settle(&mirror, &task("a", 3)).await.is_complete());
+    assert_eq!(told(&server).await["a"], [1, 2, 3]);
 }
 
 #[tokio::test]

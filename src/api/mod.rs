@@ -50,5 +50,7 @@ pub const RESERVED_PREFIX: &str = "compozy.dev/";
 
 /// Finalizer on workflows and task executions: held until every state event is in NATS.
 pub const FINALIZER_EVENTS: &str = "compozy.dev/event-mirror";
+/// Annotation on what was let go with all its events in NATS: where they are, a [`MirrorPosition`].
+pub const ANNOTATION_MIRRORED: &str = "compozy.dev/mirrored";
 /// Finalizer on pods: held until the task execution's status has the attempt's result.
 pub const FINALIZER_OUTCOME: &str = "compozy.dev/outcome";

@@ -83,6 +83,10 @@ pub struct MirrorPosition {
     pub seq: u64,
     /// The stream's creation time: a stream that was made anew holds nothing of this.
     pub stream: String,
+    /// The place in the stream of the last of them: messages before the stream's first had their
+    /// time, others that are not there were lost.
+    #[serde(default)]
+    pub stream_seq: u64,
 }
 
 /// The `data` of a transition: what its event says and later writes may overwrite. What spec

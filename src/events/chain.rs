@@ -3,28 +3,30 @@
 //! The stream takes a message only behind the one that was expected, so two writers, lost answers and stale memories
 //! cannot disturb the order. This decides how to find the place again after any of them.
 
-use std::time::Duration;
-
 use crate::api::Time;
-use crate::ports::{PublishAck, PublishError, Stored, StreamIdentity};
-
-/// The clocks of the operator and of NATS differ by less.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+use crate::ports::{PublishAck, PublishError, Stored};
 
 /// How far one object's events are in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    cursor: Cursor,
+    /// Events up to this one were acknowledged.
+    acked: u64,
+    /// The stream sequence of the last of them; 0 if there is none.
+    last: u64,
+    certainty: Certainty,
     /// The event that the server found too large.
     too_large: Option<u64>,
 }
 
+/// How sure it is that the stream is as remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cursor {
-    /// The stream has to be asked. Events up to `trusted` were acknowledged once.
-    Unread { trusted: u64 },
-    /// Events up to `acked` are stored; the last of them has the stream sequence `last`, 0 if none is there any more.
-    At { acked: u64, last: u64 },
+enum Certainty {
+    /// It was so once: the stream has to be asked.
+    Remembered,
+    /// The stream has said so.
+    Placed,
+    /// The stream has said so and then refused what was to follow: it has to be asked again.
+    Refused,
 }
 
 /// What to do now.
@@ -32,12 +34,8 @@ enum Cursor {
 pub enum Step {
     /// Nothing: all that the object holds is stored.
     Done,
-    /// Read the chain's last message and say so to [`Chain::read`]. If there is none although `acknowledged` is not 0,
-    /// the stream's identity has to be read after it.
-    Read {
-        /// Events up to here were acknowledged once.
-        acknowledged: u64,
-    },
+    /// Read the chain's last message and say so to [`Chain::read`].
+    Read,
     /// Publish this event and say to [`Chain::published`] what came of it.
     Publish {
         /// The event's place in its object's history.
@@ -67,71 +65,62 @@ pub enum Next {
 }
 
 impl Chain {
-    /// A chain of which nothing is remembered but that events up to `trusted` are in this stream.
+    /// A chain of which is remembered that events up to `acked` are in this stream, the last of them at `last`.
     ///
     /// With 0 it is taken to be new: if it is not, the stream refuses the first message, and that costs no more than
     /// asking would have.
-    pub fn new(trusted: u64) -> Self {
-        let cursor = match trusted {
-            0 => Cursor::At { acked: 0, last: 0 },
-            trusted => Cursor::Unread { trusted },
-        };
+    pub fn new(acked: u64, last: u64) -> Self {
         Self {
-            cursor,
+            acked,
+            last: if acked == 0 { 0 } else { last },
+            certainty: match acked {
+                0 => Certainty::Placed,
+                _ => Certainty::Remembered,
+            },
             too_large: None,
         }
     }
 
     /// Events up to this one were acknowledged.
     pub fn acknowledged(&self) -> u64 {
-        match self.cursor {
-            Cursor::Unread { trusted } => trusted,
-            Cursor::At { acked, .. } => acked,
-        }
+        self.acked
+    }
+
+    /// The stream sequence of the last event that was acknowledged.
+    pub fn last(&self) -> u64 {
+        self.last
     }
 
     /// What to do for an object that still holds `history`: sequences and times of its events, in order.
     pub fn step(&self, history: &[(u64, Time)]) -> Step {
-        let (acked, last) = match self.cursor {
-            Cursor::Unread { trusted } => {
-                return Step::Read {
-                    acknowledged: trusted,
-                };
-            }
-            Cursor::At { acked, last } => (acked, last),
-        };
-        match history.iter().find(|(sequence, _)| *sequence > acked) {
+        if self.certainty != Certainty::Placed {
+            return Step::Read;
+        }
+        match history.iter().find(|(sequence, _)| *sequence > self.acked) {
             None => Step::Done,
             Some((sequence, _)) => Step::Publish {
                 sequence: *sequence,
-                expected_last: last,
+                expected_last: self.last,
                 by_reference: self.too_large == Some(*sequence),
-                lost: sequence - acked - 1,
+                lost: sequence - self.acked - 1,
             },
         }
     }
 
-    /// Finds the place again from the chain's last message.
-    pub fn read(
-        &mut self,
-        uid: &str,
-        stored: Option<&Stored>,
-        history: &[(u64, Time)],
-        stream: &StreamIdentity,
-    ) {
-        let trusted = self.acknowledged();
+    /// Finds the place again from the chain's last message. `first` is the oldest sequence that the stream still had
+    /// after it was asked. True if the stream lost what it had said to have: then it lost more than this.
+    pub fn read(&mut self, uid: &str, stored: Option<&Stored>, first: u64) -> bool {
         let acked = match stored {
-            None if went_back(trusted, history, stream) => 0,
-            None => trusted,
-            Some(stored) => match own_sequence(uid, stored) {
-                // Acknowledged events that the object holds and the stream does not: the server lost them.
-                Some(told) if holds_between(told, trusted, history) => told,
-                Some(told) => told.max(trusted),
-                None => trusted,
-            },
+            None if had_its_time(self.last, first) => self.acked,
+            None => 0,
+            // Not ours: nothing is known but what was before.
+            Some(stored) => own_sequence(uid, stored).unwrap_or(self.acked),
         };
-        let last = stored.map_or(0, |stored| stored.stream_sequence);
-        self.cursor = Cursor::At { acked, last };
+        let contradicted = self.certainty == Certainty::Refused && acked < self.acked;
+        self.acked = acked;
+        self.last = stored.map_or(0, |stored| stored.stream_sequence);
+        self.certainty = Certainty::Placed;
+        contradicted
     }
 
     /// Takes note of what came of publishing the event `sequence`.
@@ -139,17 +128,13 @@ impl Chain {
         match result {
             // A duplicate was stored by an earlier attempt, and its sequence is as good.
             Ok(ack) => {
-                self.cursor = Cursor::At {
-                    acked: sequence,
-                    last: ack.sequence,
-                };
+                self.acked = sequence;
+                self.last = ack.sequence;
                 Next::Stored
             }
             // Ours of an earlier attempt, or somebody else's: only the stream can tell.
             Err(PublishError::WrongLastSequence) => {
-                self.cursor = Cursor::Unread {
-                    trusted: self.acknowledged(),
-                };
+                self.certainty = Certainty::Refused;
                 Next::Another
             }
             Err(PublishError::TooLarge(_)) if self.too_large != Some(sequence) => {
@@ -167,28 +152,15 @@ impl Chain {
 }
 
 /// The place in the history that the stored message says, if it is one of this object's.
-fn own_sequence(uid: &str, stored: &Stored) -> Option<u64> {
+pub fn own_sequence(uid: &str, stored: &Stored) -> Option<u64> {
     let sequence = stored.event_sequence?;
     (stored.id.as_deref()? == format!("{uid}:{sequence}")).then_some(sequence)
 }
 
-fn holds_between(told: u64, trusted: u64, history: &[(u64, Time)]) -> bool {
-    history
-        .iter()
-        .any(|(sequence, _)| *sequence > told && *sequence <= trusted)
-}
-
-/// Whether a chain that is empty, though events up to `trusted` were stored, is empty because the server lost them.
-/// Otherwise they had their time. Limits take the oldest messages first: if none was ever removed, and for events
-/// younger than the oldest message that is left, it cannot have been that.
-fn went_back(trusted: u64, history: &[(u64, Time)], stream: &StreamIdentity) -> bool {
-    let mut acknowledged = history.iter().filter(|(sequence, _)| *sequence <= trusted);
-    let newest = acknowledged.next_back().map(|(_, at)| *at);
-    let oldest = stream
-        .oldest
-        .map(|oldest| Time(oldest).after(CLOCK_TOLERANCE));
-    stream.first_sequence <= 1
-        || matches!((newest, oldest), (Some(newest), Some(oldest)) if newest > oldest)
+/// Whether a message that stood at `sequence` is missing because limits took it: they take the oldest first, so all
+/// before the `first` that is left went that way. What is missing behind it was lost.
+pub fn had_its_time(sequence: u64, first: u64) -> bool {
+    sequence < first
 }
 
 #[cfg(test)]
@@ -208,16 +180,6 @@ mod tests {
         (from..=to)
             .map(|sequence| (sequence, at(1000 + i64::try_from(sequence).unwrap())))
             .collect()
-    }
-
-    fn stream(first_sequence: u64, oldest: Option<i64>) -> StreamIdentity {
-        let oldest = oldest.map(|second| at(second).0);
-        StreamIdentity {
-            created: "c".into(),
-            first_sequence,
-            last_sequence: 90,
-            oldest,
-        }
     }
 
     fn told(sequence: u64, stream_sequence: u64) -> Stored {
@@ -246,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_new_chain_publishes_in_order_without_reading() {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::new(0, 0);
         let history = history(1, 2);
         assert_eq!(chain.step(&history), publish(1, 0, 0));
         assert_eq!(chain.published(1, &ack(57, false)), Next::Stored);
@@ -263,7 +225,7 @@ mod tests {
     #[case(PublishError::Timeout, Next::Later)]
     #[case(PublishError::Unavailable("x".into()), Next::Later)]
     fn what_may_pass_is_tried_again_as_it_was(#[case] error: PublishError, #[case] next: Next) {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::new(0, 0);
         chain.published(1, &ack(5, false));
         let before = chain.step(&history(1, 3));
         assert_eq!(chain.published(2, &Err(error)), next);
@@ -272,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_goes_by_reference_and_only_that() {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::new(0, 0);
         let history = history(1, 2);
         let too_large = Err(PublishError::TooLarge("1 MiB".into()));
         assert_eq!(chain.published(1, &too_large), Next::Another);
@@ -298,15 +260,15 @@ mod tests {
         #[case] stored: Stored,
         #[case] step: Step,
     ) {
-        let mut chain = Chain::new(0);
+        let mut chain = Chain::new(0, 0);
         chain.published(1, &ack(4, false));
         let history = history(1, 3);
         assert_eq!(
             chain.published(2, &Err(PublishError::WrongLastSequence)),
             Next::Another
         );
-        assert_eq!(chain.step(&history), Step::Read { acknowledged: 1 });
-        chain.read(UID, Some(&stored), &history, &stream(20, Some(0)));
+        assert_eq!(chain.step(&history), Step::Read);
+        assert!(!chain.read(UID, Some(&stored), 1));
         assert_eq!(chain.step(&history), step);
     }
 
@@ -316,44 +278,52 @@ mod tests {
     #[case::server_lost_the_end(3, Some(told(1, 10)), publish(2, 10, 0))]
     #[case::retention_took_all(3, None, publish(4, 0, 0))]
     fn after_a_restart_the_stream_and_the_status_tell(
-        #[case] trusted: u64,
+        #[case] acked: u64,
         #[case] stored: Option<Stored>,
         #[case] step: Step,
     ) {
-        let mut chain = Chain::new(trusted);
+        let mut chain = Chain::new(acked, 30);
         let history = history(1, 5);
-        assert_eq!(
-            chain.step(&history),
-            Step::Read {
-                acknowledged: trusted
-            }
-        );
-        // The oldest message that is left is younger than all of this object's.
-        chain.read(UID, stored.as_ref(), &history, &stream(40, Some(5000)));
+        assert_eq!(chain.step(&history), Step::Read);
+        // What a status says may be old: it is no word of this stream that was broken.
+        assert!(!chain.read(UID, stored.as_ref(), 40));
         assert_eq!(chain.step(&history), step);
     }
 
     #[test]
     fn what_was_pruned_after_it_was_stored_is_not_lost() {
-        let mut chain = Chain::new(3);
+        let mut chain = Chain::new(3, 7);
         // Events 1 to 3 were pruned. A message of somebody else's is the last one.
         let foreign = Stored {
             stream_sequence: 8,
             id: None,
             event_sequence: Some(1),
         };
-        chain.read(UID, Some(&foreign), &history(4, 5), &stream(8, None));
+        chain.read(UID, Some(&foreign), 8);
         assert_eq!(chain.step(&history(4, 5)), publish(4, 8, 0));
     }
 
     #[rstest]
-    #[case::nothing_was_ever_removed(stream(1, Some(5000)))]
-    #[case::older_messages_are_left(stream(40, Some(0)))]
-    fn a_stream_that_lost_the_chain_gets_it_again(#[case] stream: StreamIdentity) {
-        let mut chain = Chain::new(4);
+    #[case::nothing_was_ever_removed(1)]
+    #[case::older_messages_are_left(20)]
+    fn a_stream_that_lost_the_chain_gets_it_again(#[case] first: u64) {
+        let mut chain = Chain::new(4, 20);
         let history = history(3, 5);
-        chain.read(UID, None, &history, &stream);
+        chain.read(UID, None, first);
         // 1 and 2 are nowhere any more: lost, and said so.
         assert_eq!(chain.step(&history), publish(3, 0, 2));
+    }
+
+    #[rstest]
+    #[case::all_of_it(None)]
+    #[case::its_end(Some(told(1, 10)))]
+    fn a_stream_that_does_not_have_what_it_acknowledged_is_found_out(
+        #[case] stored: Option<Stored>,
+    ) {
+        let mut chain = Chain::new(0, 0);
+        chain.published(1, &ack(10, false));
+        chain.published(2, &ack(11, false));
+        chain.published(3, &Err(PublishError::WrongLastSequence));
+        assert!(chain.read(UID, stored.as_ref(), 5));
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::names::{Entity, Subjects};
+use super::names::{Entity, Subjects, event_type};
 use super::payload::{About, Details, Payload, Referenced};
 use crate::ports::Message;
 
@@ -95,11 +95,12 @@ fn headers(about: &About, entity: Entity, uid: &str, name: &str) -> Vec<(&'stati
         timestamp,
         ..
     } = about;
+    let kind = event_type(entity, name);
     let entity = entity.as_str();
     vec![
         ("ce-specversion", "1.0".to_owned()),
         ("ce-id", format!("{uid}:{sequence}")),
-        ("ce-type", format!("dev.compozy.{entity}.{name}.v1")),
+        ("ce-type", kind),
         (
             "ce-source",
             format!("/namespaces/{namespace}/workflows/{workflow_exec_id}"),

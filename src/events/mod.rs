@@ -9,11 +9,13 @@ mod message;
 mod names;
 mod outbox;
 pub mod payload;
+mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use chain::{Chain, Next, Step};
+pub use chain::{Chain, Next, Step, had_its_time, own_sequence};
 
 pub use message::Event;
 pub use names::{Entity, Subjects};
 pub use outbox::Object;
+pub use schema::schemas;

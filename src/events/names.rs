@@ -44,6 +44,11 @@ pub(super) const fn task_event(event: TaskEvent) -> &'static str {
     }
 }
 
+/// The CloudEvents type of an event.
+pub(super) fn event_type(entity: Entity, event: &str) -> String {
+    format!("dev.compozy.{}.{event}.v1", entity.as_str())
+}
+
 /// Subjects under the installation's prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subjects {

@@ -48,7 +48,78 @@ fn events(object: Object<'_>, after: u64) -> Vec<Event> {
         .filter(|(sequence, _)| *sequence > after);
     history
         .map(|(sequence, _)| object.event(sequence, &subjects).unwrap())
+        .inspect(assert_valid)
         .collect()
+}
+
+/// What is wrong with a value, as far as the keywords go that our schemas have.
+fn violations(value: &Value, schema: &Value, root: &Value, path: &str) -> Vec<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = root.pointer(reference.trim_start_matches('#')).unwrap();
+        return violations(value, target, root, path);
+    }
+    let mut wrong = Vec::new();
+    let is = |name: &Value| match name.as_str().unwrap() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        other => panic!("no schema of ours has the type {other}"),
+    };
+    if !schema["type"].is_null() && !is(&schema["type"]) {
+        wrong.push(format!("{path} is no {}: {value}", schema["type"]));
+    }
+    for field in schema["required"].as_array().into_iter().flatten() {
+        if value.get(field.as_str().unwrap()).is_none() {
+            wrong.push(format!("{path} has no {field}"));
+        }
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(inner) = value.get(name) {
+            wrong.extend(violations(inner, field, root, &format!("{path}.{name}")));
+        }
+    }
+    if let Some(ways) = schema["anyOf"].as_array() {
+        let tried: Vec<_> = ways
+            .iter()
+            .map(|way| violations(value, way, root, path))
+            .collect();
+        if tried.iter().all(|wrong| !wrong.is_empty()) {
+            wrong.extend(tried.into_iter().flatten());
+        }
+    }
+    wrong
+}
+
+/// Every event that these tests see is as its schema says.
+fn assert_valid(event: &Event) {
+    let message = event.message();
+    let header = message.headers.iter().find(|(name, _)| *name == "ce-type");
+    let kind = &header.unwrap().1;
+    let schemas = super::schemas();
+    let named = schemas.iter().find(|(_, schema)| schema["title"] == **kind);
+    let (_, schema) = named.unwrap_or_else(|| panic!("{kind} has no schema"));
+    let wrong = violations(&body(event), schema, schema, "");
+    assert!(wrong.is_empty(), "{kind}: {wrong:?}");
+    let referenced = serde_json::from_slice(&event.by_reference().payload).unwrap();
+    let wrong = violations(&referenced, schema, schema, "");
+    assert!(wrong.is_empty(), "{kind} by reference: {wrong:?}");
+}
+
+#[test]
+fn a_body_that_is_not_as_its_schema_says_is_found() {
+    let schemas = super::schemas();
+    let (_, schema) = schemas
+        .iter()
+        .find(|(name, _)| name == "task.failed")
+        .unwrap();
+    let wrong = violations(&json!({"attempt": "1"}), schema, schema, "");
+    for part in [".attempt is no", "has no \"sequence\"", "has no \"error\""] {
+        assert!(
+            wrong.iter().any(|said| said.contains(part)),
+            "{part}: {wrong:?}"
+        );
+    }
 }
 
 fn body(event: &Event) -> Value {

@@ -213,8 +213,10 @@ impl Executions {
             return Ok(None);
         }
         if self.hub.outbox.is_complete(Object::Task(execution)) {
-            self.cluster.release_execution(execution).await?;
-            return Ok(None);
+            let uid = execution.uid().unwrap_or_default();
+            let receipt = self.hub.outbox.position(&uid);
+            let released = self.cluster.release_execution(execution, receipt.as_ref());
+            return released.await.map(|()| None);
         }
         self.let_go_when_due(execution, phase).await
     }
@@ -253,7 +255,7 @@ impl Executions {
                 self.metrics.count_let_go();
                 self.warnings.let_go(execution, self.deletion_grace).await;
                 self.cluster
-                    .release_execution(execution)
+                    .release_execution(execution, None)
                     .await
                     .map(|()| None)
             }

@@ -2,7 +2,7 @@
 //! and is told to whoever it concerns.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use super::{
     gaps::StepGaps,
@@ -11,7 +11,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
-    api::{TaskExecution, Workflow},
+    api::{ANNOTATION_MIRRORED, MirrorPosition, TaskExecution, Workflow},
     engine::outcome::{self, PodState},
 };
 
@@ -35,6 +35,8 @@ pub struct Hub {
     pub executions: Queue<Key>,
     /// Objects to publish.
     pub mirrored: Queue<Mirrored>,
+    /// Objects that were let go, to ask whether the stream still has their events.
+    pub owed: Queue<Mirrored>,
     /// How far the events are.
     pub outbox: Outbox,
     /// How fast steps follow each other.
@@ -55,22 +57,27 @@ impl Hub {
         let key = key_of(&workflow);
         let uid = workflow.uid().unwrap_or_default();
         let held = is_held(&workflow);
+        let receipt = receipt(&workflow);
+        let known = self.index.workflow(&key).and_then(|known| known.uid());
         if !self.index.apply_workflow(workflow) {
             return;
         }
+        self.forget_namesake(known, &uid);
         self.workflows.add(key.clone());
         if held {
             self.mirrored.add(Mirrored::Workflow(key));
-        } else {
-            self.outbox.forget(&uid);
+        } else if self.outbox.let_go(&uid, receipt.as_ref()) {
+            self.owed.add(Mirrored::Workflow(key));
         }
     }
 
     /// A workflow is gone.
     pub fn workflow_gone(&self, key: &Key, uid: Option<&str>) {
+        let known = || self.index.workflow(key).and_then(|known| known.uid());
+        let gone = uid.map(str::to_owned).or_else(known);
         self.index.delete_workflow(key, uid);
         self.workflows.add(key.clone());
-        let Some(uid) = uid else { return };
+        let Some(uid) = gone.as_deref() else { return };
         self.outbox.forget(uid);
         // What it leaves behind is let go by its own reconciler.
         for name in self.index.children(uid) {
@@ -83,17 +90,20 @@ impl Hub {
         let key = key_of(&execution);
         let uid = execution.uid().unwrap_or_default();
         let held = is_held(&execution);
+        let receipt = receipt(&execution);
         let workflow = sibling(&key, &execution.spec.workflow.name);
+        let known = self.index.execution(&key).and_then(|known| known.uid());
         match self.index.apply_execution(execution) {
             Change::Stale => return,
             Change::Minor => {}
             Change::Notable => self.workflows.add(workflow),
         }
+        self.forget_namesake(known, &uid);
         self.executions.add(key.clone());
         if held {
             self.mirrored.add(Mirrored::Execution(key));
-        } else {
-            self.outbox.forget(&uid);
+        } else if self.outbox.let_go(&uid, receipt.as_ref()) {
+            self.owed.add(Mirrored::Execution(key));
         }
     }
 
@@ -129,15 +139,61 @@ impl Hub {
         }
     }
 
-    /// Queues every object for publication: the stream is a new one.
-    pub fn publish_all(&self) {
-        for key in self.index.workflow_keys() {
-            self.mirrored.add(Mirrored::Workflow(key));
-        }
-        for key in self.index.execution_keys() {
-            self.mirrored.add(Mirrored::Execution(key));
+    /// An object took the place of another one whose end was not seen.
+    fn forget_namesake(&self, known: Option<String>, uid: &str) {
+        if let Some(gone) = known.filter(|known| known != uid) {
+            self.outbox.forget(&gone);
         }
     }
+
+    /// Queues every object that has something to tell: the connection came back.
+    pub fn publish_all(&self) {
+        for (who, uid, held) in self.all_mirrored() {
+            if held {
+                self.mirrored.add(who);
+            } else if self.outbox.is_owed(&uid) {
+                self.owed.add(who);
+            }
+        }
+    }
+
+    /// The stream lost messages: what was let go may have to be told again too.
+    pub fn start_over(&self) {
+        let all = self.all_mirrored();
+        let let_go = all.filter(|(who, _, held)| !held && self.receipt_of(who).is_some());
+        self.outbox.start_over(let_go.map(|(_, uid, _)| uid));
+        self.publish_all();
+    }
+
+    /// The receipt of an object that was let go.
+    pub fn receipt_of(&self, who: &Mirrored) -> Option<MirrorPosition> {
+        match who {
+            Mirrored::Workflow(key) => receipt(&*self.index.workflow(key)?),
+            Mirrored::Execution(key) => receipt(&*self.index.execution(key)?),
+        }
+    }
+
+    /// Every workflow and task execution, with its UID and whether it is held.
+    fn all_mirrored(&self) -> impl Iterator<Item = (Mirrored, String, bool)> {
+        let workflows = self.index.workflow_keys().into_iter().filter_map(|key| {
+            let workflow = self.index.workflow(&key)?;
+            let uid = workflow.uid().unwrap_or_default();
+            Some((Mirrored::Workflow(key), uid, is_held(&*workflow)))
+        });
+        let executions = self.index.execution_keys().into_iter().filter_map(|key| {
+            let execution = self.index.execution(&key)?;
+            let uid = execution.uid().unwrap_or_default();
+            Some((Mirrored::Execution(key), uid, is_held(&*execution)))
+        });
+        workflows.chain(executions)
+    }
+}
+
+/// Where the events of an object are that was let go with all of them in the stream.
+pub fn receipt<K: Resource>(object: &K) -> Option<MirrorPosition> {
+    let text = object.annotations().get(ANNOTATION_MIRRORED)?;
+    let receipt = serde_json::from_str(text).ok();
+    receipt.filter(|_| !is_held(object))
 }
 
 /// The task execution that a pod belongs to.

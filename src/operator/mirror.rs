@@ -11,16 +11,17 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use self::books::{Books, Kept, Stream};
 pub use self::metrics::MirrorMetrics;
 use crate::api::{MirrorPosition, Time};
-use crate::events::{Chain, Next, Object, Step, Subjects};
+use crate::events::{Entity, Next, Object, Step, Subjects, had_its_time, own_sequence};
 use crate::ports::{Bus, BusError, PublishAck, PublishError};
 
-/// A question about the stream that was asked so shortly ago is not asked again.
+/// A question about the stream that failed so shortly ago is not asked again.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// How often a chain looks for its place in one go; more means that somebody else moves it.
 const READS_AT_ONCE: u32 = 3;
@@ -28,6 +29,10 @@ const READS_AT_ONCE: u32 = 3;
 const IN_FLIGHT_TRIES: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// An object that was let go can wait: when the connection comes back it is asked about at once.
+const STANDING_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked whether the connection came back. That asks nobody.
+const CONNECTION_LOOK: Duration = Duration::from_secs(1);
 
 /// Publishes objects' events. Shared by all workers; an object is with one worker at a time.
 pub struct Mirror {
@@ -35,8 +40,17 @@ pub struct Mirror {
     subjects: Subjects,
     metrics: MirrorMetrics,
     books: Mutex<Books>,
-    /// When the stream was last asked about, and what the answer was.
-    asked: tokio::sync::Mutex<Option<(Instant, Result<Stream, BusError>)>>,
+    /// The last question about the stream.
+    asked: tokio::sync::Mutex<Option<Asked>>,
+    /// Somebody noticed that the stream lost messages.
+    noticed: Notify,
+}
+
+/// A question about the stream: when it was asked and answered, and how.
+struct Asked {
+    began: Instant,
+    ended: Instant,
+    answer: Result<Stream, BusError>,
 }
 
 /// How far an object's events are after an attempt to publish them.
@@ -50,6 +64,19 @@ pub struct Progress {
     pub position: Option<MirrorPosition>,
     /// Try again after this time.
     pub retry_after: Option<Duration>,
+    /// The life of the stream that this is about: see [`Mirror::epoch`].
+    pub epoch: u64,
+}
+
+/// What the stream says of an object that was let go.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// It holds what the receipt says, or held it for its time.
+    Stands,
+    /// It holds it, at another place than the receipt says.
+    Elsewhere(MirrorPosition),
+    /// It lost it.
+    Missing,
 }
 
 impl Progress {
@@ -57,11 +84,31 @@ impl Progress {
     pub fn is_complete(&self) -> bool {
         self.pending == 0 && !self.outdated
     }
+
+    /// Whether the first event is stored.
+    pub fn has_begun(&self) -> bool {
+        self.position
+            .as_ref()
+            .is_some_and(|position| position.seq > 0)
+    }
+}
+
+/// In which life of the stream an object may be published: see [`Mirror::epoch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// In any.
+    Always,
+    /// Only in this one.
+    In(u64),
+    /// Not now; somebody will say when.
+    Later,
 }
 
 /// Why an attempt ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Interruption {
+    /// It has to wait for another object.
+    HeldBack,
     /// The stream turned out to be another one: find the place anew.
     StartOver,
     /// It cannot be done now.
@@ -78,41 +125,144 @@ impl Mirror {
             metrics,
             books,
             asked: tokio::sync::Mutex::default(),
+            noticed: Notify::new(),
         }
+    }
+
+    /// Which life of the stream it is. It begins anew with every loss; what was said of events in an earlier one does
+    /// not count. 0: no stream was seen yet.
+    pub fn epoch(&self) -> u64 {
+        self.books().epoch()
     }
 
     /// Publishes what the object holds and the stream does not. Ends within a bounded time; what could not be done is
     /// in the answer.
-    pub async fn publish_pending(&self, object: Object<'_>) -> Progress {
+    pub async fn publish_pending(&self, object: Object<'_>, when: When) -> Progress {
         let history = object.history();
         if history.is_empty() {
-            return Progress::default();
+            return Progress {
+                epoch: self.epoch(),
+                ..Progress::default()
+            };
         }
-        let stream = match self.stream().await {
-            Ok(stream) => stream,
+        let (stream, known) = match self.stream().await {
+            Ok(stream) => (stream, true),
             Err(error) => {
                 debug!(%error, uid = object.uid(), "the event stream is not there");
-                Stream::unknown()
+                (self.books().last_seen(), false)
             }
         };
         let mut kept = self
             .books()
             .recall(object.uid(), object.position(), &stream);
-        let outcome = match stream.is_known() {
-            true => self.drive(&mut kept.chain, object, &history).await,
-            false => Err(Interruption::Later),
+        let outcome = match when {
+            When::Later => Err(Interruption::HeldBack),
+            _ if !known => Err(Interruption::Later),
+            When::In(epoch) if epoch != stream.epoch => Err(Interruption::StartOver),
+            When::In(_) | When::Always => self.drive(&mut kept, object, &history).await,
         };
         self.conclude(object, &history, kept, outcome)
+    }
+
+    /// Whether the stream still holds what it held of an object that was let go.
+    ///
+    /// # Errors
+    /// When to ask again, if that cannot be told now.
+    pub async fn standing(
+        &self,
+        entity: Entity,
+        uid: &str,
+        receipt: &MirrorPosition,
+    ) -> Result<Standing, Duration> {
+        let later = |_: BusError| STANDING_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let asked = Instant::now();
+        let before = self.stream().await.map_err(later)?;
+        let stored = self.bus.last(&self.subjects.chain(entity, uid)).await;
+        let stored = stored
+            .inspect_err(|_| self.books().doubt())
+            .map_err(later)?;
+        let here = receipt.stream == before.identity.created;
+        let stream = match stored {
+            None if here => self.ask(asked).await.map_err(later)?,
+            _ => before.clone(),
+        };
+        if self.epoch() != before.epoch {
+            return Err(RETRY_FIRST);
+        }
+        let told = stored
+            .as_ref()
+            .and_then(|stored| Some((own_sequence(uid, stored)?, stored.stream_sequence)));
+        Ok(match told {
+            Some((seq, stream_seq)) if seq >= receipt.seq => {
+                let found = MirrorPosition {
+                    seq,
+                    stream: stream.identity.created,
+                    stream_seq,
+                };
+                match found == *receipt {
+                    true => Standing::Stands,
+                    false => Standing::Elsewhere(found),
+                }
+            }
+            None if here && had_its_time(receipt.stream_seq, stream.identity.first_sequence) => {
+                Standing::Stands
+            }
+            _ => Standing::Missing,
+        })
+    }
+
+    /// Asks whether the stream is still the one that it was.
+    ///
+    /// # Errors
+    /// When to ask again, if there is no answer.
+    pub async fn confirm(&self) -> Result<u64, Duration> {
+        let stream = self.ask(Instant::now()).await;
+        stream
+            .map(|stream| stream.epoch)
+            .map_err(|_| retry_delay(u32::MAX))
     }
 
     /// Looks whether the stream is there and as it should be. True if it lost what was in it: then all objects have to
     /// be queued again. To be called every 30 s or so.
     pub async fn refresh(&self) -> bool {
-        if let Err(error) = self.ask(Duration::ZERO).await {
+        if let Err(error) = self.ask(Instant::now()).await {
             debug!(%error, "the event stream cannot be looked at");
         }
         self.metrics.connected.set(i64::from(self.bus.connected()));
         self.books().take_started_over()
+    }
+
+    /// Waits until it is time to look at the stream again: after `longest`, or at once when somebody noticed that it
+    /// lost messages, or when the connection came back, for which it returns true.
+    pub async fn until_news(&self, longest: Duration) -> bool {
+        let end = Instant::now() + longest;
+        let mut connected = self.bus.connected();
+        while Instant::now() < end {
+            tokio::select! {
+                biased;
+                () = self.noticed.notified() => return false,
+                () = tokio::time::sleep_until(end.min(Instant::now() + CONNECTION_LOOK)) => {}
+            }
+            let before = std::mem::replace(&mut connected, self.bus.connected());
+            if connected && !before {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Shows how long the oldest event has waited that is not stored.
+    pub fn show_age(&self, now: jiff::Timestamp) {
+        let oldest = self.books().oldest();
+        let seconds = oldest.map_or(0.0, |oldest| now.duration_since(oldest.0).as_secs_f64());
+        self.metrics.oldest_pending.set(seconds.max(0.0));
+    }
+
+    /// An object that was let go is gone, and its events were to be told again: those are lost.
+    pub fn give_up(&self, uid: &str) {
+        let pending = self.books().forget(uid);
+        self.metrics.move_lag(pending, 0);
+        self.metrics.count_lost(pending);
     }
 
     /// Forgets an object that is gone.
@@ -124,19 +274,19 @@ impl Mirror {
     /// Takes the chain as far as it goes.
     async fn drive(
         &self,
-        chain: &mut Chain,
+        kept: &mut Kept,
         object: Object<'_>,
         history: &[(u64, Time)],
     ) -> Result<(), Interruption> {
         let (mut reads, mut in_flight) = (0, 0);
         loop {
-            let step = chain.step(history);
+            let step = kept.chain.step(history);
             match step {
                 Step::Done => return Ok(()),
-                Step::Read { .. } if reads == READS_AT_ONCE => return Err(Interruption::Later),
-                Step::Read { acknowledged } => {
+                Step::Read if reads == READS_AT_ONCE => return Err(Interruption::Later),
+                Step::Read => {
                     reads += 1;
-                    self.read(chain, acknowledged, object, history).await?;
+                    self.read(kept, object).await?;
                 }
                 Step::Publish {
                     sequence,
@@ -144,10 +294,13 @@ impl Mirror {
                     by_reference,
                     lost,
                 } => {
+                    if !self.books().confirm(kept) {
+                        return Err(Interruption::StartOver);
+                    }
                     let result = self
-                        .publish(object, sequence, expected_last, by_reference)
+                        .publish(kept, object, sequence, expected_last, by_reference)
                         .await?;
-                    match chain.published(sequence, &result) {
+                    match kept.chain.published(sequence, &result) {
                         Next::Stored => self.metrics.count_lost(lost),
                         Next::Another => {}
                         Next::Soon if in_flight < IN_FLIGHT_TRIES => {
@@ -155,7 +308,8 @@ impl Mirror {
                             tokio::time::sleep(Duration::from_millis(fastrand::u64(10..=50))).await;
                         }
                         Next::Ensure => {
-                            self.ask(ASK_PAUSE).await.map_err(|_| Interruption::Later)?;
+                            self.books().doubt();
+                            self.stream().await.map_err(|_| Interruption::Later)?;
                             return Err(Interruption::Later);
                         }
                         Next::Soon | Next::Later => return Err(Interruption::Later),
@@ -166,37 +320,44 @@ impl Mirror {
     }
 
     /// Finds the chain's place from its last message.
-    async fn read(
-        &self,
-        chain: &mut Chain,
-        acknowledged: u64,
-        object: Object<'_>,
-        history: &[(u64, Time)],
-    ) -> Result<(), Interruption> {
+    async fn read(&self, kept: &mut Kept, object: Object<'_>) -> Result<(), Interruption> {
         let later = |error: BusError| {
             debug!(%error, uid = object.uid(), "a chain cannot be read");
             Interruption::Later
         };
-        let before = self.stream().await.map_err(later)?;
-        let stored = self
-            .bus
-            .last(&object.chain(&self.subjects))
-            .await
+        let asked = Instant::now();
+        let stored = self.bus.last(&object.chain(&self.subjects)).await;
+        let stored = stored
+            .inspect_err(|_| self.books().doubt())
             .map_err(later)?;
         // A chain that was not empty and is: what that means depends on the stream as it is after the question.
         let stream = match stored {
-            None if acknowledged > 0 => self.ask(Duration::ZERO).await.map_err(later)?,
+            None if kept.chain.acknowledged() > 0 => self.ask(asked).await.map_err(later)?,
             _ => self.stream().await.map_err(later)?,
         };
-        if stream.epoch != before.epoch {
+        if stream.epoch != kept.epoch {
             return Err(Interruption::StartOver);
         }
-        chain.read(object.uid(), stored.as_ref(), history, &stream.identity);
+        let contradicted = kept.chain.read(
+            object.uid(),
+            stored.as_ref(),
+            stream.identity.first_sequence,
+        );
+        if contradicted && self.books().note_contradiction(kept) {
+            self.say_started_over();
+        }
+        if let (Some(stored), Some((sequence, floor))) = (stored, kept.unsure.take())
+            && kept.chain.acknowledged() == sequence
+            && self.books().note_sequence(stored.stream_sequence, floor)
+        {
+            self.say_started_over();
+        }
         Ok(())
     }
 
     async fn publish(
         &self,
+        kept: &mut Kept,
         object: Object<'_>,
         sequence: u64,
         expected_last: u64,
@@ -205,7 +366,8 @@ impl Mirror {
         let event = object
             .event(sequence, &self.subjects)
             .ok_or(Interruption::Later)?;
-        let floor = self.books().highest();
+        let unsure = kept.unsure.filter(|(unsure, _)| *unsure == sequence);
+        let floor = unsure.map_or_else(|| self.books().highest(), |(_, floor)| floor);
         let result = match by_reference {
             true => self.bus.publish(&event.by_reference(), expected_last).await,
             false => self.bus.publish(event.message(), expected_last).await,
@@ -214,11 +376,21 @@ impl Mirror {
         match &result {
             Ok(ack) => {
                 debug!(%event, sequence = ack.sequence, duplicate = ack.duplicate, "published");
-                if self.books().note_sequence(*ack, floor) {
+                kept.unsure = None;
+                // A duplicate that we know nothing of was stored before us, at its own place.
+                if ack.duplicate && unsure.is_none() {
+                    self.books().note_highest(ack.sequence);
+                } else if self.books().note_sequence(ack.sequence, floor) {
                     self.say_started_over();
                 }
             }
-            Err(error) => debug!(%event, %error, "not published"),
+            Err(error) => {
+                debug!(%event, %error, "not published");
+                if matches!(error, PublishError::Timeout | PublishError::Unavailable(_)) {
+                    kept.unsure = Some((sequence, floor));
+                    self.books().doubt();
+                }
+            }
         }
         Ok(result)
     }
@@ -243,14 +415,13 @@ impl Mirror {
             _ => kept.chain.acknowledged(),
         };
         let lag_before = kept.pending;
-        kept.pending = history
-            .iter()
-            .map(|(sequence, _)| u64::from(*sequence > known))
-            .sum();
-        kept.failures = if outcome.is_ok() {
-            0
-        } else {
-            kept.failures.saturating_add(1)
+        let pending = || history.iter().filter(|(sequence, _)| *sequence > known);
+        kept.oldest = pending().next().map(|(_, at)| *at);
+        kept.pending = pending().map(|_| 1).sum();
+        kept.failures = match outcome {
+            Ok(()) => 0,
+            Err(Interruption::HeldBack) => kept.failures,
+            Err(_) => kept.failures.saturating_add(1),
         };
         let progress = Progress {
             pending: kept.pending,
@@ -258,8 +429,13 @@ impl Mirror {
             position: (outcome.is_ok() && known > 0).then(|| MirrorPosition {
                 seq: known,
                 stream: kept.created.clone(),
+                stream_seq: kept.chain.last(),
             }),
-            retry_after: outcome.is_err().then(|| retry_delay(kept.failures)),
+            retry_after: match outcome {
+                Ok(()) | Err(Interruption::HeldBack) => None,
+                Err(_) => Some(retry_delay(kept.failures)),
+            },
+            epoch: kept.epoch,
         };
         self.metrics.move_lag(lag_before, kept.pending);
         books.keep(object.uid(), kept);
@@ -270,19 +446,21 @@ impl Mirror {
     async fn stream(&self) -> Result<Stream, BusError> {
         let known = self.books().stream();
         match known {
-            Some(stream) => Ok(stream),
-            None => self.ask(ASK_PAUSE).await,
+            Ok(stream) => Ok(stream),
+            Err(doubted) => self.ask(doubted).await,
         }
     }
 
-    /// Asks which stream it is, unless that was done within `pause`.
-    async fn ask(&self, pause: Duration) -> Result<Stream, BusError> {
+    /// Asks which stream it is, unless that was asked later than at the given time.
+    async fn ask(&self, not_before: Instant) -> Result<Stream, BusError> {
         let mut asked = self.asked.lock().await;
-        if let Some((at, answer)) = asked.as_ref()
-            && at.elapsed() < pause
+        if let Some(last) = asked.as_ref()
+            && last.began > not_before
+            && (last.answer.is_ok() || last.ended.elapsed() < ASK_PAUSE)
         {
-            return answer.clone();
+            return last.answer.clone();
         }
+        let began = Instant::now();
         let floor = self.books().highest();
         let answer = self.bus.ensure_streams().await.map(|identity| {
             let (stream, started_over) = self.books().note_stream(identity, floor);
@@ -291,12 +469,17 @@ impl Mirror {
             }
             stream
         });
-        *asked = Some((Instant::now(), answer.clone()));
+        *asked = Some(Asked {
+            began,
+            ended: Instant::now(),
+            answer: answer.clone(),
+        });
         answer
     }
 
     fn say_started_over(&self) {
         self.metrics.streams_lost.inc();
+        self.noticed.notify_one();
         warn!(
             "the event stream lost messages or was made anew: publishing again what objects still hold"
         );

@@ -17,6 +17,7 @@ pub mod progress;
 pub mod publishing;
 pub mod queue;
 pub mod release;
+pub mod retelling;
 pub mod settings;
 pub mod survey;
 pub mod system;

@@ -2,19 +2,38 @@
 //! events are. Without NATS configured there is nothing to wait for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::mirror::{Mirror, Progress};
+use super::mirror::{Mirror, Progress, When};
 use crate::{api::MirrorPosition, events::Object};
 
 /// The mirror's progress by object.
 #[derive(Default)]
 pub struct Outbox {
     mirror: Option<Mirror>,
-    progress: Mutex<HashMap<String, Published>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    progress: HashMap<String, Published>,
+    /// Objects that were let go, of which is not known whether the stream still has their events.
+    owed: HashSet<String>,
+    /// The latest epoch of the stream for which all that is owed was noted. The first one begins with the objects'
+    /// coming in.
+    noted: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            progress: HashMap::new(),
+            owed: HashSet::new(),
+            noted: 1,
+        }
+    }
 }
 
 struct Published {
@@ -28,61 +47,132 @@ impl Outbox {
     pub fn new(mirror: Option<Mirror>) -> Outbox {
         Outbox {
             mirror,
-            progress: Mutex::default(),
+            state: Mutex::default(),
         }
+    }
+
+    /// The mirror.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.as_ref()
     }
 
     /// Publishes what the object holds and the stream does not. Returns after which time to try
     /// again, if that is needed.
-    pub async fn publish(&self, object: Object<'_>) -> Option<Duration> {
+    pub async fn publish(&self, object: Object<'_>, when: When) -> Option<Duration> {
         let mirror = self.mirror.as_ref()?;
-        let progress = mirror.publish_pending(object).await;
+        let progress = mirror.publish_pending(object, when).await;
         let retry_after = progress.retry_after;
-        self.lock().insert(
-            object.uid().to_owned(),
-            Published {
-                newest: object.newest(),
-                progress,
-            },
-        );
+        let published = Published {
+            newest: object.newest(),
+            progress,
+        };
+        let uid = object.uid().to_owned();
+        self.lock().progress.insert(uid, published);
         retry_after
     }
 
     /// Whether every event of the object is in the stream.
     pub fn is_complete(&self, object: Object<'_>) -> bool {
-        self.mirror.is_none()
-            || self.lock().get(object.uid()).is_some_and(|published| {
-                published.progress.is_complete() && published.newest >= object.newest()
-            })
+        let Some(epoch) = self.epoch() else {
+            return true;
+        };
+        let state = self.lock();
+        let known = state.progress.get(object.uid());
+        known.is_some_and(|published| {
+            published.is_complete(epoch) && published.newest >= object.newest()
+        })
     }
 
     /// Whether the first event of an object is in the stream. Without a mirror nothing waits.
     pub fn has_begun(&self, uid: &str) -> bool {
-        self.mirror.is_none() || self.position(uid).is_some_and(|position| position.seq > 0)
+        let Some(epoch) = self.epoch() else {
+            return true;
+        };
+        let state = self.lock();
+        let known = state.progress.get(uid).map(|published| &published.progress);
+        known.is_some_and(|progress| progress.epoch == epoch && progress.has_begun())
     }
 
     /// How far the object's events are, for its next status write.
     pub fn position(&self, uid: &str) -> Option<MirrorPosition> {
-        self.lock().get(uid)?.progress.position.clone()
+        self.lock().progress.get(uid)?.progress.position.clone()
     }
 
-    /// Looks after the stream; true if every held object has to be published anew.
-    pub async fn refresh(&self) -> bool {
-        match &self.mirror {
-            Some(mirror) => mirror.refresh().await,
-            None => false,
+    /// An object was let go, with or without a receipt. True if it has to be asked whether the
+    /// stream has what the receipt says.
+    pub fn let_go(&self, uid: &str, receipt: Option<&MirrorPosition>) -> bool {
+        let epoch = self.epoch();
+        let mut state = self.lock();
+        let complete = |epoch| {
+            let known = state.progress.get(uid);
+            known.is_some_and(|published| published.is_complete(epoch))
+        };
+        let owed = receipt.is_some() && epoch.is_some_and(|epoch| !complete(epoch));
+        if owed {
+            state.owed.insert(uid.to_owned());
+        } else {
+            self.settle(&mut state, uid);
         }
+        owed
     }
 
-    /// Forgets an object that is gone or was let go.
+    /// Whether it is not known if the stream has the events of an object that was let go.
+    pub fn is_owed(&self, uid: &str) -> bool {
+        self.lock().owed.contains(uid)
+    }
+
+    /// Whether the stream has the events of an object that was let go.
+    pub fn is_settled(&self, uid: &str) -> bool {
+        let epoch = self.epoch();
+        let state = self.lock();
+        epoch.is_none_or(|epoch| epoch <= state.noted && !state.owed.contains(uid))
+    }
+
+    /// The stream has the events of an object that was let go.
+    pub fn settled(&self, uid: &str) {
+        self.settle(&mut self.lock(), uid);
+    }
+
+    /// The stream lost messages: whatever was let go has to be asked about. `owed` are those
+    /// objects.
+    pub fn start_over(&self, owed: impl IntoIterator<Item = String>) {
+        let epoch = self.epoch();
+        let mut state = self.lock();
+        state.owed.extend(owed);
+        state.noted = epoch.unwrap_or(state.noted);
+    }
+
+    /// Forgets an object that is gone.
     pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
+        let mut state = self.lock();
+        if state.owed.contains(uid)
+            && let Some(mirror) = &self.mirror
+        {
+            mirror.give_up(uid);
+        }
+        self.settle(&mut state, uid);
+    }
+
+    fn settle(&self, state: &mut State, uid: &str) {
+        state.owed.remove(uid);
+        state.progress.remove(uid);
         if let Some(mirror) = &self.mirror {
             mirror.forget(uid);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Published>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn epoch(&self) -> Option<u64> {
+        self.mirror.as_ref().map(Mirror::epoch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every critical section leaves the state whole, so a poisoned lock is still good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Published {
+    fn is_complete(&self, epoch: u64) -> bool {
+        self.progress.epoch == epoch && self.progress.is_complete()
     }
 }

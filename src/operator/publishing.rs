@@ -1,14 +1,20 @@
 //! Which of a run's events go out when: a workflow's `started` before its tasks' events, its
 //! `completed` or `failed` after the last of them. Beyond that no order is kept across objects.
+//!
+//! An event that has to stand behind those of another object is sent only after the stream was asked
+//! whether it is still the one that has them: it may have lost them meanwhile.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{
     hub::{Hub, Mirrored},
     index::{Key, is_held, sibling},
+    mirror::When,
 };
 use crate::{
-    api::{RunPhase, Workflow},
+    api::{RunPhase, TaskExecution, Workflow, WorkflowRef},
     events::Object,
 };
 
@@ -22,52 +28,128 @@ pub async fn publish(hub: &Hub, mirrored: Mirrored) -> Option<Instant> {
     retry_after.map(|wait| Instant::now() + wait)
 }
 
-async fn publish_workflow(hub: &Hub, key: &Key) -> Option<std::time::Duration> {
-    let workflow = hub.index.workflow(key)?;
-    let uid = workflow.metadata.uid.as_deref().unwrap_or_default();
-    let begun = hub.outbox.has_begun(uid);
-    let retry_after = if ends_by_its_tasks(&workflow) && !tasks_are_told(hub, key, uid) {
-        let mut unended = (*workflow).clone();
-        if let Some(status) = &mut unended.status {
-            status.transitions.pop();
-        }
-        hub.outbox.publish(Object::Workflow(&unended)).await
-    } else {
-        hub.outbox.publish(Object::Workflow(&workflow)).await
-    };
-    if !begun && hub.outbox.has_begun(uid) {
-        for name in hub.index.children(uid) {
-            hub.mirrored.add(Mirrored::Execution(sibling(key, &name)));
-        }
-    }
+async fn publish_workflow(hub: &Hub, key: &Key) -> Option<Duration> {
+    let workflow = hub.index.workflow(key).filter(|known| is_held(&**known))?;
+    let retry_after = publish_run(hub, key, &workflow).await;
     if hub.outbox.is_complete(Object::Workflow(&workflow)) {
         hub.workflows.add(key.clone());
     }
     retry_after
 }
 
-async fn publish_execution(hub: &Hub, key: &Key) -> Option<std::time::Duration> {
-    let execution = hub.index.execution(key)?;
-    let owner = &execution.spec.workflow;
-    let workflow_key = sibling(key, &owner.name);
-    let held = || {
-        hub.index.workflow(&workflow_key).filter(|workflow| {
-            workflow.metadata.uid.as_deref() == Some(&owner.uid) && is_held(&**workflow)
-        })
-    };
-    if held().is_some() && !hub.outbox.has_begun(&owner.uid) {
-        return None;
-    }
-    let retry_after = hub.outbox.publish(Object::Task(&execution)).await;
+async fn publish_execution(hub: &Hub, key: &Key) -> Option<Duration> {
+    let execution = hub.index.execution(key).filter(|known| is_held(&**known))?;
+    let retry_after = publish_task(hub, key, &execution).await;
     if hub.outbox.is_complete(Object::Task(&execution)) {
         hub.executions.add(key.clone());
-        // Looked at anew: the run may have ended while this was published, and its end may have
-        // been held back for it.
-        if held().is_some_and(|workflow| ends_by_its_tasks(&workflow)) {
-            hub.mirrored.add(Mirrored::Workflow(workflow_key));
-        }
+        wake_run(hub, key, &execution.spec.workflow);
     }
     retry_after
+}
+
+/// Publishes a run, as far as its tasks are told.
+pub async fn publish_run(hub: &Hub, key: &Key, workflow: &Workflow) -> Option<Duration> {
+    let uid = workflow.metadata.uid.as_deref().unwrap_or_default();
+    let begun = hub.outbox.has_begun(uid);
+    let retry_after = match end_may_be_told(hub, key, workflow).await {
+        Ok(when) => hub.outbox.publish(Object::Workflow(workflow), when).await,
+        Err(wait) => {
+            let mut unended = workflow.clone();
+            if let Some(status) = &mut unended.status {
+                status.transitions.pop();
+            }
+            let unended = Object::Workflow(&unended);
+            hub.outbox.publish(unended, When::Always).await.or(wait)
+        }
+    };
+    if !begun && hub.outbox.has_begun(uid) {
+        wake_tasks(hub, key, uid);
+    }
+    retry_after
+}
+
+/// Publishes a task execution, if its run has begun.
+pub async fn publish_task(hub: &Hub, key: &Key, execution: &TaskExecution) -> Option<Duration> {
+    let uid = execution.metadata.uid.as_deref().unwrap_or_default();
+    let owner = &execution.spec.workflow;
+    let (when, wait) = if hub.outbox.has_begun(uid) {
+        (When::Always, None)
+    } else if !run_has_begun(hub, key, owner) {
+        (When::Later, None)
+    } else {
+        match confirm(hub).await {
+            Ok(when) if run_has_begun(hub, key, owner) => (when, None),
+            Ok(_) => (When::Later, None),
+            Err(wait) => (When::Later, Some(wait)),
+        }
+    };
+    hub.outbox
+        .publish(Object::Task(execution), when)
+        .await
+        .or(wait)
+}
+
+/// Lets the run that a task execution belongs to go on, if it may have waited for that.
+pub fn wake_run(hub: &Hub, key: &Key, owner: &WorkflowRef) {
+    let key = sibling(key, &owner.name);
+    let Some(workflow) = run_of(hub, &key, owner) else {
+        return;
+    };
+    if !ends_by_its_tasks(&workflow) {
+        return;
+    }
+    if is_held(&*workflow) {
+        hub.mirrored.add(Mirrored::Workflow(key));
+    } else if hub.outbox.is_owed(&owner.uid) {
+        hub.owed.add(Mirrored::Workflow(key));
+    }
+}
+
+/// Lets the tasks of a run go on that may have waited for its beginning.
+pub fn wake_tasks(hub: &Hub, key: &Key, uid: &str) {
+    for name in hub.index.children(uid) {
+        let key = sibling(key, &name);
+        let Some(execution) = hub.index.execution(&key) else {
+            continue;
+        };
+        if is_held(&*execution) {
+            hub.mirrored.add(Mirrored::Execution(key));
+        } else if hub
+            .outbox
+            .is_owed(execution.metadata.uid.as_deref().unwrap_or_default())
+        {
+            hub.owed.add(Mirrored::Execution(key));
+        }
+    }
+}
+
+/// In which life of the stream the run may be told whole. Otherwise when to try again, if nobody
+/// will say so.
+async fn end_may_be_told(
+    hub: &Hub,
+    key: &Key,
+    workflow: &Workflow,
+) -> Result<When, Option<Duration>> {
+    let uid = workflow.metadata.uid.as_deref().unwrap_or_default();
+    if !ends_by_its_tasks(workflow) || hub.outbox.is_complete(Object::Workflow(workflow)) {
+        return Ok(When::Always);
+    }
+    if !tasks_are_told(hub, key, uid) {
+        return Err(None);
+    }
+    let when = confirm(hub).await.map_err(Some)?;
+    match tasks_are_told(hub, key, uid) {
+        true => Ok(when),
+        false => Err(None),
+    }
+}
+
+/// Asks the stream whether it is still the one that it was.
+async fn confirm(hub: &Hub) -> Result<When, Duration> {
+    match hub.outbox.mirror() {
+        Some(mirror) => mirror.confirm().await.map(When::In),
+        None => Ok(When::Always),
+    }
 }
 
 /// Whether the run's last event is the outcome of its tasks, and not a decision about them.
@@ -76,14 +158,33 @@ fn ends_by_its_tasks(workflow: &Workflow) -> bool {
     matches!(phase, Some(RunPhase::Succeeded | RunPhase::Failed))
 }
 
-/// Whether every event of every task is in the stream. What was let go is.
+/// Whether the stream has every event of every task.
 fn tasks_are_told(hub: &Hub, key: &Key, uid: &str) -> bool {
     let children = hub.index.children(uid);
-    let mut held = children
+    let mut executions = children
         .iter()
-        .filter_map(|name| hub.index.execution(&sibling(key, name)))
-        .filter(|execution| is_held(&**execution));
-    held.all(|execution| hub.outbox.is_complete(Object::Task(&execution)))
+        .filter_map(|name| hub.index.execution(&sibling(key, name)));
+    executions.all(|execution| match is_held(&*execution) {
+        true => hub.outbox.is_complete(Object::Task(&execution)),
+        false => hub
+            .outbox
+            .is_settled(execution.metadata.uid.as_deref().unwrap_or_default()),
+    })
+}
+
+/// Whether the stream has the first event of a task execution's run; that of one that is gone will
+/// never come.
+fn run_has_begun(hub: &Hub, key: &Key, owner: &WorkflowRef) -> bool {
+    let key = sibling(key, &owner.name);
+    run_of(hub, &key, owner).is_none_or(|workflow| {
+        hub.outbox.has_begun(&owner.uid)
+            || (!is_held(&*workflow) && hub.outbox.is_settled(&owner.uid))
+    })
+}
+
+fn run_of(hub: &Hub, key: &Key, owner: &WorkflowRef) -> Option<std::sync::Arc<Workflow>> {
+    let workflow = hub.index.workflow(key);
+    workflow.filter(|workflow| workflow.metadata.uid.as_deref() == Some(&owner.uid))
 }
 
 #[cfg(test)]
@@ -228,6 +329,36 @@ mod tests {
             last.subject,
             "compozy.events.workflow.instance.wu.completed"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_run_waits_until_what_the_stream_lost_is_told_again() {
+        let (hub, bus) = hub();
+        let completed = json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
+        let ended = workflow("Succeeded", json!([started(), completed]));
+        hub.workflow(workflow("Running", json!([started()])));
+        hub.execution(execution("Succeeded"));
+        settle(&hub).await;
+        assert_eq!(bus.messages().len(), 3);
+        // The run ends, and only its end finds out that nothing is left of what was told before.
+        bus.delete_stream();
+        hub.workflow(ended.clone());
+        settle(&hub).await;
+        assert!(!hub.outbox.is_complete(Object::Workflow(&ended)));
+        assert!(
+            !hub.outbox
+                .is_complete(Object::Task(&execution("Succeeded")))
+        );
+        assert!(hub.outbox.mirror().unwrap().refresh().await);
+        hub.start_over();
+        settle(&hub).await;
+        let told: Vec<_> = bus
+            .messages()
+            .into_iter()
+            .map(|message| message.id)
+            .collect();
+        assert_eq!(told, ["wu:1", "tu:1", "tu:2", "wu:2"]);
+        assert!(hub.outbox.is_complete(Object::Workflow(&ended)));
     }
 
     #[tokio::test(start_paused = true)]

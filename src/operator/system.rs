@@ -30,6 +30,7 @@ use super::{
     mirror::{Mirror, MirrorMetrics},
     outbox::Outbox,
     publishing,
+    retelling::Retelling,
     settings::Settings,
     survey::Survey,
     warnings::Warnings,
@@ -46,7 +47,9 @@ use crate::{
 /// How often the event stream is looked at.
 const REFRESH: Duration = Duration::from_secs(30);
 /// Objects whose events are published at once.
-const PUBLISH_AT_ONCE: usize = 64;
+const PUBLISH_AT_ONCE: usize = 256;
+/// Objects that were let go and are asked about or told again at once.
+const RETELL_AT_ONCE: usize = 16;
 
 /// The file of `--config`.
 #[derive(Debug, Default, Deserialize)]
@@ -120,6 +123,10 @@ impl System {
             shown.show_queue("workflow", hub.workflows.depth());
             shown.show_queue("taskexecution", hub.executions.depth());
             shown.show_queue("mirror", hub.mirrored.depth());
+            shown.show_queue("retelling", hub.owed.depth());
+            if let Some(mirror) = hub.outbox.mirror() {
+                mirror.show_age(clock.now());
+            }
         });
         Health {
             ready: self.ready.clone(),
@@ -230,7 +237,7 @@ impl System {
         });
         let executions = Arc::new(Executions {
             hub: hub.clone(),
-            cluster,
+            cluster: cluster.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             warnings,
@@ -273,6 +280,21 @@ impl System {
                 async move { Ok(publishing::publish(&hub, key).await) }
             },
         ));
+        let retelling = Arc::new(Retelling {
+            hub: hub.clone(),
+            cluster,
+        });
+        tasks.spawn(drive(
+            "retelling",
+            hub.clone(),
+            |hub| &hub.owed,
+            RETELL_AT_ONCE,
+            metrics.clone(),
+            move |owed| {
+                let retelling = retelling.clone();
+                async move { retelling.settle(&owed).await }
+            },
+        ));
         tasks.spawn(look_after_stream(hub.clone()));
     }
 }
@@ -286,11 +308,16 @@ async fn all(synced: [watch::Receiver<bool>; 3]) -> Result<(), Error> {
 }
 
 async fn look_after_stream(hub: Arc<Hub>) {
+    let Some(mirror) = hub.outbox.mirror() else {
+        return std::future::pending().await;
+    };
     loop {
-        if hub.outbox.refresh().await {
+        if mirror.refresh().await {
+            hub.start_over();
+        }
+        if mirror.until_news(REFRESH).await {
             hub.publish_all();
         }
-        tokio::time::sleep(REFRESH).await;
     }
 }
 

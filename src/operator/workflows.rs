@@ -297,7 +297,9 @@ impl Workflows {
             return Ok(None);
         }
         if !begun || self.hub.outbox.is_complete(Object::Workflow(workflow)) {
-            return self.cluster.release_workflow(workflow).await.map(|()| None);
+            let receipt = self.hub.outbox.position(&uid);
+            let released = self.cluster.release_workflow(workflow, receipt.as_ref());
+            return released.await.map(|()| None);
         }
         match Due::of(workflow, self.deletion_grace, &*self.clock) {
             Due::Never => Ok(None),
@@ -305,7 +307,8 @@ impl Workflows {
             Due::Now => {
                 self.metrics.count_let_go();
                 self.warnings.let_go(workflow, self.deletion_grace).await;
-                self.cluster.release_workflow(workflow).await.map(|()| None)
+                let released = self.cluster.release_workflow(workflow, None);
+                released.await.map(|()| None)
             }
         }
     }

@@ -142,8 +142,9 @@ impl NatsBus {
         let created = self
             .api::<StreamInfo>("CREATE", &Value::from(self.config.clone()))
             .await?;
+        let created = created.map_err(unavailable)?;
         info!(stream = self.stream, "created the stream");
-        created.map_err(unavailable)
+        Ok(created)
     }
 
     /// Some fields of a live stream cannot change; then it stays as it is and goes on working.

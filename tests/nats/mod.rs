@@ -6,6 +6,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use compozy::ports::{Bus, NatsBus, NatsOptions, StreamOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
 
 /// Runs the server and ends it when standard input closes, which it does however the test ends.
 const GUARD: &str = r#""$@" & server=$!; read -r _; kill -9 $server; wait $server 2>/dev/null"#;
@@ -16,6 +20,8 @@ pub struct NatsServer {
     directory: PathBuf,
     port: u16,
     settings: String,
+    /// The bytes that JetStream may store.
+    room: Option<u64>,
     process: Option<(Child, ChildStdin)>,
 }
 
@@ -42,6 +48,7 @@ impl NatsServer {
             directory,
             port,
             settings: settings.to_owned(),
+            room: None,
             process: None,
         }
     }
@@ -51,14 +58,21 @@ impl NatsServer {
         settings.clone_into(&mut self.settings);
     }
 
+    /// Gives JetStream so much room, from its next start on.
+    pub fn set_room(&mut self, bytes: Option<u64>) {
+        self.room = bytes;
+    }
+
     /// Starts it, on what is left in its store.
     pub fn run(&mut self) {
         let config = self.directory.join("nats.conf");
         let store = self.directory.join("store");
         let text = format!(
-            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n",
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\"\n{} }}\n{}\n",
             self.port,
             store.display(),
+            self.room
+                .map_or_else(String::new, |bytes| format!("max_file_store: {bytes}")),
             self.settings
         );
         std::fs::write(&config, text).unwrap();
@@ -128,6 +142,29 @@ impl NatsServer {
         }
     }
 
+    /// The port of a proxy that holds back what the server says for so long.
+    pub async fn slow(&self, delay: Duration) -> u16 {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
+        let proxy = listener.local_addr().unwrap().port();
+        let server = self.port;
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                // A server that does not listen yet refuses this client, who tries again.
+                let address = (Ipv4Addr::LOCALHOST, server);
+                let Ok(server) = TcpStream::connect(address).await else {
+                    continue;
+                };
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                tokio::spawn(pass(from_client, to_server, Duration::ZERO));
+                tokio::spawn(pass(from_server, to_client, delay));
+            }
+        });
+        proxy
+    }
+
     /// A bus with these options, once it is connected.
     pub async fn bus(&self, options: NatsOptions) -> NatsBus {
         let bus = NatsBus::connect(options).await.unwrap();
@@ -173,6 +210,29 @@ impl Drop for NatsServer {
         // What remains is in the temporary directory; a test's own failure matters more.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Passes on what comes, each piece so much later.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (pieces, mut due) = tokio::sync::mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let write = async {
+        while let Some((at, piece)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+    };
+    let read = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let piece = buffer[..length].to_vec();
+            if pieces.send((Instant::now() + delay, piece)).is_err() {
+                break;
+            }
+        }
+    };
+    tokio::join!(read, write);
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -3,6 +3,7 @@
 
 mod call;
 mod error;
+mod letting_go;
 #[cfg(test)]
 mod tests;
 
@@ -106,19 +107,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes our finalizer from a task execution.
-    ///
-    /// # Errors
-    /// See [`CallError`]; a conflict too.
-    pub async fn release_execution(&self, execution: &TaskExecution) -> Result<(), CallError> {
-        let patch = without_finalizer(execution, FINALIZER_EVENTS);
-        let written = self
-            .patch::<TaskExecution>(&key_of(execution), "taskexecutions", &patch)
-            .await?;
-        self.hub.execution(written);
-        Ok(())
-    }
-
     /// What the API server has of a task execution now.
     ///
     /// # Errors
@@ -167,19 +155,6 @@ impl Cluster {
                 "workflows",
                 &finalizers_patch(workflow, &finalizers),
             )
-            .await?;
-        self.hub.workflow(written);
-        Ok(())
-    }
-
-    /// Takes our finalizer from a workflow.
-    ///
-    /// # Errors
-    /// See [`CallError`]; a conflict too.
-    pub async fn release_workflow(&self, workflow: &Workflow) -> Result<(), CallError> {
-        let patch = without_finalizer(workflow, FINALIZER_EVENTS);
-        let written = self
-            .patch::<Workflow>(&key_of(workflow), "workflows", &patch)
             .await?;
         self.hub.workflow(written);
         Ok(())
@@ -358,16 +333,6 @@ impl Cluster {
         };
         self.calls.call(asked, request).await
     }
-}
-
-fn without_finalizer<K: Resource>(object: &K, name: &str) -> serde_json::Value {
-    let rest: Vec<String> = object
-        .finalizers()
-        .iter()
-        .filter(|held| *held != name)
-        .cloned()
-        .collect();
-    finalizers_patch(object, &rest)
 }
 
 /// Guarded by the resourceVersion: the list is written whole.

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use crate::api::MirrorPosition;
+use tokio::time::Instant;
+
+use crate::api::{MirrorPosition, Time};
 use crate::events::Chain;
-use crate::ports::{PublishAck, StreamIdentity};
+use crate::ports::StreamIdentity;
 
 /// The stream as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +42,21 @@ pub(super) struct Kept {
     pub epoch: u64,
     /// How many of its events were not stored when it was last looked at.
     pub pending: u64,
+    /// When the oldest of them happened.
+    pub oldest: Option<Time>,
     /// Attempts in a row that failed.
     pub failures: u32,
+    /// The event that was sent without an answer, and the highest sequence that the stream was known to have given
+    /// before: if it is stored at that or a lower one, the stream had lost messages.
+    pub unsure: Option<(u64, u64)>,
 }
 
 /// The memory. One entry for each object that is not gone.
 #[derive(Debug, Default)]
 pub(super) struct Books {
     stream: Option<Stream>,
+    /// When a call failed since: whatever the reason was, the stream may be another one now.
+    doubted: Option<Instant>,
     /// The highest sequence that the stream is known to have given.
     highest: u64,
     started_over: bool,
@@ -55,8 +64,27 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub fn stream(&self) -> Option<Stream> {
-        self.stream.clone()
+    /// The stream; or since when there is a reason to ask about it.
+    pub fn stream(&self) -> Result<Stream, Instant> {
+        match (&self.stream, self.doubted) {
+            (Some(stream), None) => Ok(stream.clone()),
+            (_, doubted) => Err(doubted.unwrap_or_else(Instant::now)),
+        }
+    }
+
+    /// The stream as it was last seen.
+    pub fn last_seen(&self) -> Stream {
+        self.stream.clone().unwrap_or_else(Stream::unknown)
+    }
+
+    /// Which life of the stream it is; 0 if it was never seen.
+    pub fn epoch(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |stream| stream.epoch)
+    }
+
+    /// The stream has to be asked about before anything else.
+    pub fn doubt(&mut self) {
+        self.doubted = Some(Instant::now());
     }
 
     pub fn highest(&self) -> u64 {
@@ -73,17 +101,26 @@ impl Books {
         {
             return kept.clone();
         }
-        let written = position.filter(|position| position.stream == *created || !stream.is_known());
-        let remembered = known.filter(|kept| kept.created == *created);
-        let trusted = written
-            .map_or(0, |position| position.seq)
-            .max(remembered.map_or(0, |kept| kept.chain.acknowledged()));
+        let written = position
+            .filter(|position| position.stream == *created || !stream.is_known())
+            .map_or((0, 0), |position| (position.seq, position.stream_seq));
+        let remembered = known
+            .filter(|kept| kept.created == *created)
+            .map_or((0, 0), |kept| {
+                (kept.chain.acknowledged(), kept.chain.last())
+            });
+        let (acked, last) = match written.0 > remembered.0 {
+            true => written,
+            false => remembered,
+        };
         Kept {
-            chain: Chain::new(trusted),
+            chain: Chain::new(acked, last),
             created: created.clone(),
             epoch: stream.epoch,
             pending: known.map_or(0, |kept| kept.pending),
+            oldest: known.and_then(|kept| kept.oldest),
             failures: known.map_or(0, |kept| kept.failures),
+            unsure: None,
         }
     }
 
@@ -96,6 +133,11 @@ impl Books {
         self.objects.remove(uid).map_or(0, |kept| kept.pending)
     }
 
+    /// When the oldest event happened that is not stored.
+    pub fn oldest(&self) -> Option<Time> {
+        self.objects.values().filter_map(|kept| kept.oldest).min()
+    }
+
     /// How many objects are remembered.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -104,7 +146,7 @@ impl Books {
 
     /// Whether what was found out about an object is about the stream as it is now.
     pub fn confirm(&self, kept: &Kept) -> bool {
-        self.stream.as_ref().map_or(0, |stream| stream.epoch) == kept.epoch
+        self.epoch() == kept.epoch
     }
 
     /// Takes note of an answer to which stream it is. `floor` is the highest sequence that was known when it was asked:
@@ -124,22 +166,42 @@ impl Books {
         };
         self.started_over |= starts_over;
         let stream = Stream { identity, epoch };
+        self.doubted = None;
         self.stream = Some(stream.clone());
         (stream, starts_over)
     }
 
-    /// Takes note of an acknowledgement. A message that is new gets a sequence above `floor`, the highest one that was
-    /// known when it was sent, unless the server lost messages. True if everything starts over.
-    pub fn note_sequence(&mut self, ack: PublishAck, floor: u64) -> bool {
-        let lost = !ack.duplicate && ack.sequence <= floor.min(self.highest);
+    /// Takes note of where a message of ours stands that was first sent when `floor` was the highest known sequence. A
+    /// new message gets a higher one, unless the server lost messages. True if everything starts over.
+    pub fn note_sequence(&mut self, sequence: u64, floor: u64) -> bool {
+        let lost = sequence <= floor.min(self.highest);
         if lost {
-            self.highest = ack.sequence;
-            self.started_over = true;
-            self.stream.iter_mut().for_each(|stream| stream.epoch += 1);
+            self.start_over(sequence);
         } else {
-            self.highest = self.highest.max(ack.sequence);
+            self.note_highest(sequence);
         }
         lost
+    }
+
+    /// Takes note of a message that the stream has.
+    pub fn note_highest(&mut self, sequence: u64) {
+        self.highest = self.highest.max(sequence);
+    }
+
+    /// The stream does not have what it had. Its highest sequence has to be asked for.
+    pub fn note_contradiction(&mut self, kept: &Kept) -> bool {
+        let news = self.confirm(kept);
+        if news {
+            self.start_over(0);
+            self.doubt();
+        }
+        news
+    }
+
+    fn start_over(&mut self, highest: u64) {
+        self.highest = highest;
+        self.started_over = true;
+        self.stream.iter_mut().for_each(|stream| stream.epoch += 1);
     }
 
     /// Whether everything started over since this was last asked.
@@ -151,6 +213,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::PublishAck;
 
     fn identity(created: &str, last_sequence: u64) -> StreamIdentity {
         StreamIdentity {
@@ -161,10 +224,10 @@ mod tests {
         }
     }
 
-    fn ack(sequence: u64, duplicate: bool) -> PublishAck {
+    fn ack(sequence: u64) -> PublishAck {
         PublishAck {
             sequence,
-            duplicate,
+            duplicate: false,
         }
     }
 
@@ -172,13 +235,13 @@ mod tests {
     fn a_growing_stream_stays_the_same() {
         let mut books = Books::default();
         assert_eq!(books.note_stream(identity("a", 5), 0).0.epoch, 1);
-        assert!(!books.note_sequence(ack(6, false), books.highest()));
+        assert!(!books.note_sequence(6, books.highest()));
         // Two at once: the answers come in any order, and a question was answered in between.
         let floor = books.highest();
-        assert!(!books.note_sequence(ack(8, false), floor));
+        assert!(!books.note_sequence(8, floor));
         assert!(!books.note_stream(identity("a", 8), floor).1);
-        assert!(!books.note_sequence(ack(7, false), floor));
-        assert!(!books.note_sequence(ack(2, true), books.highest()));
+        assert!(!books.note_sequence(7, floor));
+        books.note_highest(2);
         assert_eq!(books.highest(), 8);
         assert!(!books.take_started_over());
     }
@@ -202,9 +265,9 @@ mod tests {
         books.note_stream(identity("a", 50), 0);
         // Two messages were under way when the server lost its end.
         let floor = books.highest();
-        assert!(books.note_sequence(ack(41, false), floor));
-        assert!(!books.note_sequence(ack(42, false), floor));
-        assert_eq!((books.stream().unwrap().epoch, books.highest()), (2, 42));
+        assert!(books.note_sequence(41, floor));
+        assert!(!books.note_sequence(42, floor));
+        assert_eq!((books.epoch(), books.highest()), (2, 42));
     }
 
     #[test]
@@ -213,13 +276,14 @@ mod tests {
         let at = |seq| MirrorPosition {
             seq,
             stream: "a".into(),
+            stream_seq: seq,
         };
         let trusted = |kept: Kept| kept.chain.acknowledged();
         let stream = books.note_stream(identity("a", 5), 0).0;
         assert_eq!(trusted(books.recall("u", None, &stream)), 0);
         assert_eq!(trusted(books.recall("u", Some(&at(3)), &stream)), 3);
         let mut kept = books.recall("u", None, &stream);
-        kept.chain.published(1, &Ok(ack(5, false)));
+        kept.chain.published(1, &Ok(ack(5)));
         books.keep("u", kept.clone());
         assert_eq!(books.recall("u", Some(&at(3)), &stream), kept);
         assert!(books.confirm(&kept));
@@ -230,6 +294,13 @@ mod tests {
         assert_eq!(trusted(books.recall("u", Some(&at(3)), &gone_back)), 3);
         let another = books.note_stream(identity("b", 0), 2).0;
         assert_eq!(trusted(books.recall("u", Some(&at(3)), &another)), 0);
+        assert_eq!(books.epoch(), 3);
+        // It does not have what it had: one who says so is enough.
+        let kept = books.recall("u", None, &another);
+        assert!(books.note_contradiction(&kept));
+        assert!(!books.note_contradiction(&kept));
+        assert_eq!(books.epoch(), 4);
+        assert!(books.stream().is_err());
         assert_eq!(books.forget("u"), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! What the mirror counts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use prometheus_client::registry::Registry;
 
@@ -22,6 +24,8 @@ pub struct MirrorMetrics {
     pub streams_lost: Counter,
     /// Events that wait to be stored.
     pub lag: Gauge,
+    /// How long the oldest of them has waited, in seconds.
+    pub oldest_pending: Gauge<f64, AtomicU64>,
     /// Whether the connection stands.
     pub connected: Gauge,
 }
@@ -69,6 +73,11 @@ impl MirrorMetrics {
             "events_pending",
             "Events that are not in NATS yet",
             metrics.lag.clone(),
+        );
+        registry.register(
+            "events_oldest_pending_seconds",
+            "How long the oldest event has waited that is not in NATS yet",
+            metrics.oldest_pending.clone(),
         );
         registry.register(
             "nats_connected",

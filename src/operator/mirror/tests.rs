@@ -6,11 +6,13 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{Mirror, MirrorMetrics, Progress};
+use super::{Mirror, MirrorMetrics, Progress, When};
 use crate::api::{MirrorPosition, TaskExecution, TaskPhase};
 use crate::events::{Object, Subjects};
 use crate::ports::memory::{Fault, MemoryBus};
 use crate::ports::{Bus, PublishError};
+
+mod losses;
 
 fn mirror(bus: &Arc<MemoryBus>) -> Mirror {
     let bus: Arc<dyn Bus> = bus.clone();
@@ -56,7 +58,9 @@ fn task(uid: &str, newest: u64) -> TaskExecution {
 }
 
 async fn publish(mirror: &Mirror, task: &TaskExecution) -> Progress {
-    mirror.publish_pending(Object::Task(task)).await
+    mirror
+        .publish_pending(Object::Task(task), When::Always)
+        .await
 }
 
 /// Publishes until it is done, as the work queue would.
@@ -93,6 +97,7 @@ async fn what_is_new_is_published_and_the_position_told() {
     let position = MirrorPosition {
         seq: 3,
         stream: "incarnation 1".into(),
+        stream_seq: 3,
     };
     assert_eq!(progress.position, Some(position));
     assert!(publish(&mirror, &task("a", 5)).await.is_complete());
@@ -157,6 +162,7 @@ async fn an_old_version_of_the_object_is_not_let_go() {
     let position = MirrorPosition {
         seq: 1,
         stream: "incarnation 1".into(),
+        stream_seq: 1,
     };
     let progress = publish(&mirror(&bus), &task_from("a", 2, 1_000, Some(position))).await;
     assert!(progress.outdated && !progress.is_complete());

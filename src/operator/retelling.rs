@@ -1,0 +1,403 @@
+//! Objects that were let go are asked about when it is not known whether the stream still has their
+//! events: after a start, and after it lost messages. What it lost is read from the API server, as
+//! nothing of it is kept in memory, and told again.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::{
+    cluster::{CallError, Cluster},
+    hub::{Hub, Mirrored},
+    index::Key,
+    mirror::Standing,
+    publishing::{publish_run, publish_task, wake_run, wake_tasks},
+};
+use crate::{
+    api::MirrorPosition,
+    events::{Entity, Object},
+};
+
+/// Asks about objects, and tells them again.
+pub struct Retelling {
+    /// What is known.
+    pub hub: Arc<Hub>,
+    /// Where the objects are.
+    pub cluster: Cluster,
+}
+
+impl Retelling {
+    /// Finds out whether the stream has an object's events, and sees to it that it has. Returns when
+    /// to try again, if that is needed.
+    ///
+    /// # Errors
+    /// A call that failed; trying again is safe.
+    pub async fn settle(&self, owed: &Mirrored) -> Result<Option<Instant>, CallError> {
+        let outbox = &self.hub.outbox;
+        let Some(uid) = self.uid(owed).filter(|uid| outbox.is_owed(uid)) else {
+            return Ok(None);
+        };
+        let (Some(receipt), Some(mirror)) = (self.hub.receipt_of(owed), outbox.mirror()) else {
+            outbox.settled(&uid);
+            return Ok(None);
+        };
+        let entity = match owed {
+            Mirrored::Workflow(_) => Entity::Workflow,
+            Mirrored::Execution(_) => Entity::Task,
+        };
+        match mirror.standing(entity, &uid, &receipt).await {
+            Err(wait) => return Ok(Some(Instant::now() + wait)),
+            Ok(Standing::Stands) => outbox.settled(&uid),
+            Ok(Standing::Elsewhere(position)) => self.record(owed, &uid, &position).await?,
+            Ok(Standing::Missing) => {
+                let wait = match owed {
+                    Mirrored::Workflow(key) => self.tell_run_again(owed, key, &uid).await?,
+                    Mirrored::Execution(key) => self.tell_task_again(owed, key, &uid).await?,
+                };
+                if wait.is_some() {
+                    return Ok(wait.map(|wait| Instant::now() + wait));
+                }
+            }
+        }
+        if !outbox.is_owed(&uid) {
+            self.wake(owed, &uid);
+        }
+        Ok(None)
+    }
+
+    async fn tell_run_again(
+        &self,
+        owed: &Mirrored,
+        key: &Key,
+        uid: &str,
+    ) -> Result<Option<Duration>, CallError> {
+        let found = self.cluster.fetch_workflow(key).await?;
+        let Some(workflow) = found.filter(|found| found.uid().as_deref() == Some(uid)) else {
+            self.hub.outbox.settled(uid);
+            return Ok(None);
+        };
+        let wait = publish_run(&self.hub, key, &workflow).await;
+        self.conclude(owed, Object::Workflow(&workflow)).await?;
+        Ok(wait)
+    }
+
+    async fn tell_task_again(
+        &self,
+        owed: &Mirrored,
+        key: &Key,
+        uid: &str,
+    ) -> Result<Option<Duration>, CallError> {
+        let found = self.cluster.fetch_execution(key).await?;
+        let Some(execution) = found.filter(|found| found.uid().as_deref() == Some(uid)) else {
+            self.hub.outbox.settled(uid);
+            return Ok(None);
+        };
+        let wait = publish_task(&self.hub, key, &execution).await;
+        self.conclude(owed, Object::Task(&execution)).await?;
+        Ok(wait)
+    }
+
+    /// Writes down where the events are, if all are told.
+    async fn conclude(&self, owed: &Mirrored, object: Object<'_>) -> Result<(), CallError> {
+        let outbox = &self.hub.outbox;
+        if !outbox.is_complete(object) {
+            return Ok(());
+        }
+        if let Some(position) = outbox.position(object.uid()) {
+            self.record(owed, object.uid(), &position).await?;
+        }
+        // A loss that was noticed meanwhile counts.
+        if outbox.is_complete(object) {
+            outbox.settled(object.uid());
+        }
+        Ok(())
+    }
+
+    async fn record(
+        &self,
+        owed: &Mirrored,
+        uid: &str,
+        position: &MirrorPosition,
+    ) -> Result<(), CallError> {
+        let cluster = &self.cluster;
+        let written = match owed {
+            Mirrored::Workflow(key) => cluster.record_workflow_receipt(key, uid, position).await,
+            Mirrored::Execution(key) => cluster.record_execution_receipt(key, uid, position).await,
+        };
+        match written {
+            // Gone, or another object of that name.
+            Err(error) if error.is_not_found() || error.is_conflict() => {
+                self.hub.outbox.settled(uid);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Whoever waited for an object's events may go on.
+    fn wake(&self, owed: &Mirrored, uid: &str) {
+        match owed {
+            Mirrored::Workflow(key) => wake_tasks(&self.hub, key, uid),
+            Mirrored::Execution(key) => {
+                if let Some(execution) = self.hub.index.execution(key) {
+                    wake_run(&self.hub, key, &execution.spec.workflow);
+                }
+            }
+        }
+    }
+
+    fn uid(&self, owed: &Mirrored) -> Option<String> {
+        match owed {
+            Mirrored::Workflow(key) => self.hub.index.workflow(key)?.uid(),
+            Mirrored::Execution(key) => self.hub.index.execution(key)?.uid(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, PoisonError},
+        time::Duration,
+    };
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        api::ANNOTATION_MIRRORED,
+        events::Subjects,
+        operator::{
+            fence::Fence,
+            metrics::Metrics,
+            mirror::{Mirror, MirrorMetrics},
+            outbox::Outbox,
+            testing::{Answer, Asked, client, refusal},
+        },
+        ports::memory::MemoryBus,
+    };
+
+    fn at(second: u32) -> String {
+        format!("2026-01-01T00:00:{second:02}.000Z")
+    }
+
+    /// The receipt of an object with two events.
+    fn meta(name: &str, uid: &str, receipt: &MirrorPosition) -> Value {
+        json!({
+            "name": name, "namespace": "n", "uid": uid, "resourceVersion": "5", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {ANNOTATION_MIRRORED: json!(receipt).to_string()},
+        })
+    }
+
+    fn run(receipt: &MirrorPosition) -> Value {
+        json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow", "metadata": meta("w", "wu", receipt),
+            "spec": {"tasks": []},
+            "status": {"phase": "Succeeded", "transitions": [
+                {"seq": 1, "event": "started", "at": at(0)}, {"seq": 2, "event": "completed", "at": at(9)}]},
+        })
+    }
+
+    fn task(name: &str, receipt: &MirrorPosition) -> Value {
+        json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution", "metadata": meta(name, name, receipt),
+            "spec": {
+                "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": name, "container": {"image": "x"},
+                "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
+                "infrastructureRetries": 1, "imagePullTimeout": "10m",
+            },
+            "status": {"phase": "Succeeded", "transitions": [
+                {"seq": 2, "event": "completed", "attempt": 1, "at": at(5)}]},
+        })
+    }
+
+    /// The objects by the last part of their path, and what was asked for.
+    #[derive(Default)]
+    struct Store {
+        objects: BTreeMap<String, Value>,
+        asked: Vec<String>,
+    }
+
+    impl Store {
+        fn answer(&mut self, asked: &Asked) -> Answer {
+            let name = asked.path.rsplit('/').next().unwrap_or_default();
+            self.asked.push(format!("{} {name}", asked.method));
+            let Some(object) = self.objects.get_mut(name) else {
+                return refusal(404, "NotFound");
+            };
+            if asked.method == "PATCH" {
+                object["metadata"]["annotations"] = asked.body["metadata"]["annotations"].clone();
+                let version = object["metadata"]["resourceVersion"].as_str();
+                let version = version
+                    .and_then(|text| text.parse::<u64>().ok())
+                    .unwrap_or(0)
+                    + 1;
+                object["metadata"]["resourceVersion"] = json!(version.to_string());
+            }
+            (200, object.clone())
+        }
+    }
+
+    struct Installation {
+        hub: Arc<Hub>,
+        bus: Arc<MemoryBus>,
+        store: Arc<Mutex<Store>>,
+        retelling: Retelling,
+    }
+
+    impl Installation {
+        /// An operator that knows nothing, and a run of two tasks with these receipts.
+        fn new(bus: Arc<MemoryBus>, receipt: impl Fn(&str) -> MirrorPosition) -> Installation {
+            let objects = [
+                ("w", run(&receipt("w"))),
+                ("t1", task("t1", &receipt("t1"))),
+                ("t2", task("t2", &receipt("t2"))),
+            ];
+            let store = Arc::new(Mutex::new(Store {
+                objects: objects
+                    .map(|(name, object)| (name.to_owned(), object))
+                    .into(),
+                asked: Vec::new(),
+            }));
+            let answers = store.clone();
+            let client = client(move |asked| {
+                let mut store = answers.lock().unwrap_or_else(PoisonError::into_inner);
+                let answer = store.answer(&asked);
+                async move { answer }
+            });
+            let mirror = Mirror::new(
+                bus.clone(),
+                Subjects::new("compozy"),
+                MirrorMetrics::default(),
+            );
+            let hub = Arc::new(Hub::new(Outbox::new(Some(mirror))));
+            let fence = Fence::default();
+            fence.open_until(Instant::now() + Duration::from_secs(3600));
+            let metrics = Arc::new(Metrics::new(|_| ()));
+            let cluster = Cluster::new(client, hub.clone(), metrics, fence);
+            let installation = Installation {
+                retelling: Retelling {
+                    hub: hub.clone(),
+                    cluster,
+                },
+                hub,
+                bus,
+                store,
+            };
+            installation.list();
+            installation
+        }
+
+        fn list(&self) {
+            let store = self.store.lock().unwrap();
+            for object in store.objects.values() {
+                match object["kind"].as_str() {
+                    Some("Workflow") => self
+                        .hub
+                        .workflow(serde_json::from_value(object.clone()).unwrap()),
+                    _ => self
+                        .hub
+                        .execution(serde_json::from_value(object.clone()).unwrap()),
+                }
+            }
+        }
+
+        async fn settle(&self) {
+            while self.hub.owed.depth() > 0 {
+                let next = self.hub.owed.next().await;
+                let due = self.retelling.settle(&next).await.unwrap();
+                assert_eq!(due, None, "{next:?}");
+                self.hub.owed.done(&next);
+            }
+            for uid in ["wu", "t1", "t2"] {
+                assert!(self.hub.outbox.is_settled(uid), "{uid}");
+            }
+        }
+
+        fn told(&self) -> Vec<String> {
+            self.bus
+                .messages()
+                .into_iter()
+                .map(|message| message.id)
+                .collect()
+        }
+
+        fn asked(&self) -> Vec<String> {
+            std::mem::take(&mut self.store.lock().unwrap().asked)
+        }
+    }
+
+    fn receipt(stream: &str, stream_seq: u64) -> MirrorPosition {
+        MirrorPosition {
+            seq: 2,
+            stream: stream.to_owned(),
+            stream_seq,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_was_let_go_is_told_again_in_its_order() {
+        let bus = Arc::new(MemoryBus::default());
+        let first = Installation::new(bus.clone(), |_| receipt("one that is gone", 7));
+        first.settle().await;
+        let told = first.told();
+        assert_eq!(told.len(), 6, "{told:?}");
+        assert_eq!((told[0].as_str(), told[5].as_str()), ("wu:1", "wu:2"));
+        for uid in ["t1", "t2"] {
+            let own: Vec<_> = told.iter().filter(|id| id.starts_with(uid)).collect();
+            assert_eq!(own, [&format!("{uid}:1"), &format!("{uid}:2")]);
+        }
+        let written = first
+            .asked()
+            .into_iter()
+            .filter(|asked| asked.starts_with("PATCH"));
+        assert_eq!(written.count(), 3, "one receipt for each object");
+
+        // Lost once more, and noticed while it runs.
+        bus.delete_stream();
+        assert!(first.hub.outbox.mirror().unwrap().refresh().await);
+        first.hub.start_over();
+        first.settle().await;
+        assert_eq!(first.told().len(), 6);
+        let last = first.told().pop();
+        assert_eq!(last.as_deref(), Some("wu:2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_stream_has_is_only_asked_about() {
+        let bus = Arc::new(MemoryBus::default());
+        Installation::new(bus.clone(), |_| receipt("none", 1))
+            .settle()
+            .await;
+        let told = bus.messages();
+        let place = |name: &str| {
+            let uid = if name == "w" { "wu" } else { name };
+            let place = told
+                .iter()
+                .position(|message| message.id == format!("{uid}:2"));
+            receipt("incarnation 1", place.unwrap() as u64 + 1)
+        };
+        let restarted = Installation::new(bus.clone(), place);
+        restarted.settle().await;
+        assert_eq!(restarted.asked(), Vec::<String>::new());
+        assert_eq!(bus.messages(), told);
+
+        // And what had its time is left in peace.
+        bus.retain(0);
+        let restarted = Installation::new(bus.clone(), place);
+        restarted.settle().await;
+        assert_eq!(restarted.asked(), Vec::<String>::new());
+        assert!(bus.messages().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_gone_is_owed_nothing() {
+        let bus = Arc::new(MemoryBus::default());
+        let installation = Installation::new(bus, |_| receipt("none", 1));
+        installation.store.lock().unwrap().objects.clear();
+        installation.settle().await;
+        assert!(installation.told().is_empty());
+    }
+}
