@@ -188,3 +188,137 @@ async fn timely<T>(call: impl Future<Output = T>) -> Result<T, Error> {
         .await
         .map_err(|_| format!("the API server did not answer within {CALL_TIMEOUT:?}").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use clap::Parser;
+    use http::Method;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::operator::{
+        settings::{Command, CommandLine},
+        testing::{Answer, Asked, client, refusal},
+    };
+
+    /// An API server that answers in turn, and what it was asked.
+    struct Server {
+        asked: Arc<Mutex<Vec<Asked>>>,
+        client: Client,
+    }
+
+    impl Server {
+        fn new(answer: impl Fn(&Asked, usize) -> Answer + Send + Sync + 'static) -> Server {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let log = asked.clone();
+            let client = client(move |request: Asked| {
+                let mut log = log.lock().unwrap();
+                let before = log.iter().filter(|one| same(one, &request)).count();
+                log.push(request.clone());
+                std::future::ready(answer(&request, before))
+            });
+            Server { asked, client }
+        }
+
+        fn calls(&self) -> Vec<String> {
+            let asked = self.asked.lock().unwrap();
+            let line = |one: &Asked| format!("{} {}", one.method, one.path);
+            asked.iter().map(line).collect()
+        }
+    }
+
+    fn same(one: &Asked, other: &Asked) -> bool {
+        one.method == other.method && one.path == other.path
+    }
+
+    fn list(items: &[Value]) -> Answer {
+        let list = json!({
+            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {}, "items": items,
+        });
+        (200, list)
+    }
+
+    fn held() -> Value {
+        json!({"metadata": {
+            "name": "w", "namespace": "n", "resourceVersion": "7",
+            "finalizers": [FINALIZER_EVENTS, "example.com/other"],
+        }})
+    }
+
+    fn options(flags: &str) -> ReleaseFinalizers {
+        let words = format!("operator release-finalizers {flags}");
+        let line = CommandLine::try_parse_from(words.split_whitespace()).unwrap();
+        let Some(Command::ReleaseFinalizers(options)) = line.command else {
+            panic!("another command")
+        };
+        options
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_write_does_not_end_it_and_others_finalizers_stay() {
+        let server = Server::new(|request, before| match &request.method {
+            &Method::PATCH if before == 0 => refusal(409, "Conflict"),
+            &Method::PATCH => (200, held()),
+            _ if request.path.ends_with("/workflows") => list(&[held()]),
+            _ => list(&[]),
+        });
+        let done = release_finalizers(server.client.clone(), &options("")).await;
+        assert!(done.is_ok(), "{done:?}");
+        let asked = server.asked.lock().unwrap();
+        let patches: Vec<_> = asked
+            .iter()
+            .filter(|one| one.method == Method::PATCH)
+            .collect();
+        assert_eq!(patches.len(), 2, "{asked:?}");
+        let kept = &patches[1].body["metadata"]["finalizers"];
+        assert_eq!(*kept, json!(["example.com/other"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_released_while_a_pod_of_the_operator_is_there() {
+        let server = Server::new(|request, before| {
+            if request.path.ends_with("/scale") {
+                let status = json!({"replicas": 0, "selector": "component=operator"});
+                return (
+                    200,
+                    json!({"metadata": {}, "spec": {"replicas": 0}, "status": status}),
+                );
+            }
+            let ends = request.path == "/api/v1/namespaces/system/pods" && before < 3;
+            let operator = json!({"metadata": {"name": "operator"}});
+            list(if ends {
+                std::slice::from_ref(&operator)
+            } else {
+                &[]
+            })
+        });
+        let flags = options("--deployment operator --namespace system");
+        release_finalizers(server.client.clone(), &flags)
+            .await
+            .unwrap();
+        let calls = server.calls();
+        let looked = |line: &&String| line.ends_with("/namespaces/system/pods");
+        assert_eq!(calls.iter().filter(looked).count(), 4, "{calls:?}");
+        assert!(calls[5].ends_with("/workflows"), "{calls:?}");
+    }
+
+    #[tokio::test]
+    async fn confined_to_namespaces_it_asks_for_no_others() {
+        let server = Server::new(|_, _| list(&[]));
+        let flags = options("--watch-namespaces a,b");
+        release_finalizers(server.client.clone(), &flags)
+            .await
+            .unwrap();
+        let calls = server.calls();
+        assert_eq!(calls.len(), 6, "{calls:?}");
+        for line in calls {
+            assert!(
+                line.contains("/namespaces/a/") || line.contains("/namespaces/b/"),
+                "{line}"
+            );
+        }
+    }
+}
