@@ -10,6 +10,9 @@ pub const FINISHED: &str = "Finished";
 /// Condition type: True or False once the final phase is reached; absent before.
 pub const SUCCEEDED: &str = "Succeeded";
 
+/// Condition type: False while the stored object cannot be parsed; absent otherwise.
+pub const PARSED: &str = "Parsed";
+
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
@@ -35,7 +38,7 @@ impl From<bool> for ConditionStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Finished` or `Succeeded`.
+    /// `Finished`, `Succeeded`, or `Parsed`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it holds.

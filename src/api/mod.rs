@@ -15,7 +15,7 @@ mod time;
 mod transition;
 mod workflow;
 
-pub use condition::{Condition, ConditionStatus, FINISHED, SUCCEEDED};
+pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, SUCCEEDED};
 pub use error::{ErrorCode, ErrorInfo};
 pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};

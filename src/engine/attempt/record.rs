@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Execution, Plan, Step, cancels, earliest};
+use super::{Execution, Plan, Step, cancels, created_at, earliest};
 use crate::{
     api::{
-        AttemptRecord, Condition, Duration, ErrorCode, ErrorInfo, FailureClass, Stop, Stopping,
-        TaskEvent, TaskExecutionStatus, TaskPhase, TaskTransition, Time, TransitionData,
+        AttemptRecord, Condition, Duration, ErrorCode, ErrorInfo, FailureClass, PARSED, Stop,
+        Stopping, TaskEvent, TaskExecutionStatus, TaskPhase, TaskTransition, Time, TransitionData,
     },
     engine::{
         backoff, names,
@@ -31,6 +31,7 @@ impl Execution<'_> {
     /// The present status with what every write says.
     fn draft(&self) -> TaskExecutionStatus {
         let mut status = self.status.clone();
+        status.conditions.retain(|seen| seen.kind != PARSED);
         prune(&mut status);
         status
     }
@@ -43,17 +44,22 @@ impl Execution<'_> {
         data: TransitionData,
     ) {
         // Seq 1 is the creation.
-        let last = status.transitions.last();
-        let seq = last.map_or(2, |last| last.seq + 1);
-        // Containers' times are whole seconds: one must not seem to start before its retry was due.
-        let at = last.map_or(at, |last| at.max(last.at));
+        let seq = status.transitions.last().map_or(2, |last| last.seq + 1);
         status.transitions.push(TaskTransition {
             seq,
             event,
             attempt: self.attempt,
-            at,
+            at: self.not_before(status, at),
             data: data.write(),
         });
+    }
+
+    /// That time, or the last that the history speaks of, which does not go back: containers'
+    /// times are whole seconds, and the clock of another leader, of a node or of the API server
+    /// may be ahead of ours.
+    fn not_before(&self, status: &TaskExecutionStatus, at: Time) -> Time {
+        let last = status.transitions.last().map(|last| last.at);
+        at.max(last.unwrap_or_else(|| created_at(self.te, at)))
     }
 
     /// The attempt's container runs; unless that was said before.
@@ -67,7 +73,8 @@ impl Execution<'_> {
         }
         let executor = self.executor();
         status.attempt = self.attempt;
-        status.started_at.get_or_insert(since);
+        let started_at = self.not_before(status, since);
+        status.started_at.get_or_insert(started_at);
         self.push(
             status,
             TaskEvent::Started,
@@ -339,18 +346,19 @@ impl Execution<'_> {
         reason: &str,
         message: Option<&str>,
     ) {
+        let at = self.not_before(status, self.now);
         status.phase = phase;
         status.reason = Some(reason.to_owned());
         status.message = message.map(str::to_owned);
-        status.finished_at = Some(self.now);
+        status.finished_at = Some(at);
         status.duration = status
             .started_at
-            .map(|start| Duration::from(self.now.since(start)));
+            .map(|start| Duration::from(at.since(start)));
         status.conditions = Condition::finished(
             phase == TaskPhase::Succeeded,
             reason,
             message.unwrap_or_default(),
-            self.now,
+            at,
             self.te.metadata.generation,
         );
     }

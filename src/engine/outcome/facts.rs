@@ -21,6 +21,18 @@ const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(2);
 /// Waiting reasons that tell nothing.
 const USUAL_REASONS: [&str; 3] = ["", STARTING, "PodInitializing"];
 
+/// Exit codes of a container that a signal ended: 128 and the signal's number.
+const SIGKILLED: i32 = 137;
+const SIGTERMED: i32 = 143;
+
+/// When somebody asked for a pod's deletion.
+pub(super) fn deletion_asked(metadata: &v1::ObjectMeta) -> Option<Time> {
+    let due = metadata.deletion_timestamp.as_ref()?;
+    let grace = metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let asked = due.0.checked_sub(jiff::SignedDuration::from_secs(grace));
+    asked.ok().map(Time)
+}
+
 /// What can be read of a pod.
 pub(super) struct Facts<'a> {
     pub(super) pod: &'a Pod,
@@ -161,16 +173,25 @@ impl<'a> Facts<'a> {
         self.pod.metadata.deletion_timestamp.is_some()
     }
 
-    /// Whether the task's container had ended before somebody asked for the pod's deletion.
+    /// Whether the task's container had ended before somebody asked for the pod's deletion. One
+    /// that a signal ended is taken for stopped if that time is not known.
     pub(super) fn ended_before_deletion(&self) -> bool {
-        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
-        let due = self.pod.metadata.deletion_timestamp.as_ref();
-        let asked = due.and_then(|due| {
-            due.0
-                .checked_sub(jiff::SignedDuration::from_secs(grace))
-                .ok()
-        });
-        self.ended_before(asked.map(v1::Time).as_ref())
+        let asked = deletion_asked(&self.pod.metadata).map(|asked| v1::Time(asked.0));
+        self.ended_before(asked.as_ref()) && !(self.deletion_is_final() && self.ended_by_signal())
+    }
+
+    /// Whether the pod is deleted without grace, which is how the kubelet removes what it has
+    /// stopped: that may have moved the time of the deletion to the present.
+    fn deletion_is_final(&self) -> bool {
+        self.pod.metadata.deletion_grace_period_seconds == Some(0)
+    }
+
+    /// Whether the task's container ended as one does that somebody stops.
+    fn ended_by_signal(&self) -> bool {
+        self.terminated().is_some_and(|main| {
+            matches!(main.exit_code, SIGKILLED | SIGTERMED)
+                && main.reason.as_deref() != Some("OOMKilled")
+        })
     }
 
     fn ended_before(&self, time: Option<&v1::Time>) -> bool {

@@ -25,7 +25,7 @@
 //! | pod reason AppArmor, SysctlForbidden and the like: the node cannot do what the spec asks | Application `START_ERROR`, not retried |
 //! | any other pod reason (OutOfcpu, NodeAffinity, UnexpectedAdmissionError, …) | Infrastructure `POD_REFUSED`, `EVICTED` if it had run |
 //! | condition DisruptionTarget, unless `main` had ended before | Infrastructure `NODE_LOST` (DeletionByPodGC), else `EVICTED` |
-//! | deleted by somebody, unless `main` had ended before | Infrastructure `POD_DELETED`, whatever the exit code: a program may answer SIGTERM as it likes |
+//! | deleted by somebody, unless `main` had ended before (by a signal, with no word of when the deletion was asked for: that is the deletion's) | Infrastructure `POD_DELETED`, whatever the exit code: a program may answer SIGTERM as it likes |
 //! | container reason OOMKilled | Application `OOM_KILLED` |
 //! | container reason ContainerStatusUnknown, Unknown: kubelet or runtime lost it; 137 is then made up | Infrastructure `NODE_LOST` |
 //! | container reason StartError, ContainerCannotRun, … | Application `START_ERROR` |
@@ -46,7 +46,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde_json::Value;
 
 use crate::api::{ErrorCode, ErrorInfo, FailureClass, LABEL_ATTEMPT, Stopping, Time};
@@ -161,6 +161,11 @@ pub fn observe(pod: &Pod, stopping: Option<&Stopping>) -> PodState {
         Some(failure) => PodState::Ended(ended(&facts, failure.into_outcome(None))),
         None => facts.waiting(),
     }
+}
+
+/// When somebody asked for a pod's deletion, if somebody did.
+pub fn deletion_asked(metadata: &ObjectMeta) -> Option<Time> {
+    facts::deletion_asked(metadata)
 }
 
 /// How an attempt ended whose pod the API server no longer has and nobody read before.

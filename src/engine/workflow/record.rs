@@ -5,8 +5,8 @@ use serde_json::json;
 use super::{Halt, Observed, Plan, Step, decided};
 use crate::{
     api::{
-        Condition, Duration, ErrorCode, ErrorInfo, RunPhase, TaskPhase, TaskRow, TransitionData,
-        WorkflowEvent, WorkflowStatus, WorkflowTransition,
+        Condition, Duration, ErrorCode, ErrorInfo, PARSED, RunPhase, TaskPhase, TaskRow, Time,
+        TransitionData, WorkflowEvent, WorkflowStatus, WorkflowTransition,
     },
     engine::{
         field_error::FieldError,
@@ -32,7 +32,7 @@ impl Observed<'_> {
             phase: RunPhase::Running,
             observed_generation: self.workflow.metadata.generation,
             spec_hash: spec_hash(&self.workflow.spec).ok(),
-            started_at: Some(self.now),
+            started_at: Some(self.not_before(&WorkflowStatus::default())),
             ..WorkflowStatus::default()
         };
         self.push(
@@ -167,29 +167,39 @@ impl Observed<'_> {
         self.push(status, halt.event, data);
     }
 
+    /// The time, or the last that the run's history speaks of, which does not go back: another
+    /// leader's clock or the API server's may be ahead of ours.
+    fn not_before(&self, status: &WorkflowStatus) -> Time {
+        let created = self.workflow.metadata.creation_timestamp.as_ref();
+        let last = status.transitions.last().map(|last| last.at);
+        let floor = last.or_else(|| created.map(|created| Time(created.0)));
+        floor.map_or(self.now, |floor| self.now.max(floor))
+    }
+
     fn push(&self, status: &mut WorkflowStatus, event: WorkflowEvent, data: TransitionData) {
         let seq = status.transitions.last().map_or(1, |last| last.seq + 1);
         status.transitions.push(WorkflowTransition {
             seq,
             event,
-            at: self.now,
+            at: self.not_before(status),
             data: data.write(),
         });
     }
 
     fn finish(&self, status: &mut WorkflowStatus, phase: RunPhase, reason: &str, message: &str) {
+        let at = self.not_before(status);
         status.phase = phase;
         status.observed_generation = self.workflow.metadata.generation;
-        status.finished_at = Some(self.now);
+        status.finished_at = Some(at);
         status.duration = status
             .started_at
-            .map(|start| Duration::from(self.now.since(start)));
+            .map(|start| Duration::from(at.since(start)));
         status.message = (!message.is_empty()).then(|| message.to_owned());
         status.conditions = Condition::finished(
             phase == RunPhase::Succeeded,
             reason,
             message,
-            self.now,
+            at,
             self.workflow.metadata.generation,
         );
     }
@@ -227,6 +237,7 @@ fn task_error(data: &RunData, task: TaskIndex) -> ErrorInfo {
 
 fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
     let total = data.definition.tasks().len();
+    status.conditions.retain(|seen| seen.kind != PARSED);
     status.done = Some(format!("{}/{total}", data.run.done()));
     if data.run.is_halted() && !data.run.is_over() {
         status.phase = RunPhase::Stopping;

@@ -453,3 +453,16 @@ fn the_cost_of_an_event_is_what_it_touches() {
         "one visit for each task and one for each edge"
     );
 }
+
+#[test]
+fn a_history_does_not_go_back_with_the_clock_of_a_new_leader() {
+    let mut world = World::new(json!({"tasks": [{"name": "a", "container": {"image": "x"}}]}));
+    world.now = 60_000;
+    world.settle();
+    world.workflow.spec.cancel = Some(crate::api::Cancel { reason: None });
+    world.now = 1_000;
+    world.settle();
+    let status = world.workflow.status.unwrap();
+    let times: Vec<_> = status.transitions.iter().map(|seen| seen.at).collect();
+    assert_eq!(times, [at(60_000), at(60_000)]);
+}

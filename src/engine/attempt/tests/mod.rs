@@ -369,3 +369,17 @@ fn the_times_of_one_history_never_run_backwards() {
         status.transitions
     );
 }
+
+#[test]
+fn a_history_does_not_go_back_with_the_clock_of_a_new_leader() {
+    let mut te = execution(json!({"retry": {"maxAttempts": 2, "backoff":
+        {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}}}));
+    let failed = ended(1, 1, "");
+    step(&mut te, PodView::Present(&failed), None, at(100));
+    let done = ended(2, 0, "{}");
+    let status = step(&mut te, PodView::Present(&done), None, at(40));
+    let times: Vec<_> = status.transitions.iter().map(|seen| seen.at).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert_eq!(status.finished_at, Some(at(100)));
+    assert!(status.started_at <= status.finished_at);
+}

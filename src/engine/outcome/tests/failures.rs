@@ -334,6 +334,34 @@ use FailureClass::{Application, Infrastructure};
     )
 )]
 #[case::killed_then_deleted("KILLED", Application, true, "", deleted(exit_137(), 59))]
+#[case::stopped_by_a_deletion_dated_anew_at_its_end(
+    "POD_DELETED",
+    Infrastructure,
+    true,
+    "somebody else",
+    removed(pod_with("Failed", exited(143, "Error", "")), 59)
+)]
+#[case::killed_by_a_deletion_dated_anew_at_its_end(
+    "POD_DELETED",
+    Infrastructure,
+    true,
+    "",
+    removed(exit_137(), 59)
+)]
+#[case::out_of_memory_then_removed(
+    "OOM_KILLED",
+    Application,
+    true,
+    "",
+    removed(pod_with("Failed", exited(137, "OOMKilled", "")), 59)
+)]
+#[case::failed_then_removed(
+    "TASK_FAILED",
+    Application,
+    true,
+    "",
+    removed(pod_with("Failed", exited(1, "Error", "")), 59)
+)]
 #[case::nobody_saw_it("NODE_LOST", Infrastructure, true, "nobody saw", never_ran("Failed"))]
 #[case::failed_while_said_to_run(
     "NODE_LOST",

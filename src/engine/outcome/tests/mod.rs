@@ -86,6 +86,13 @@ fn deleted(mut pod: Pod, asked: i64) -> Pod {
     pod
 }
 
+/// As the kubelet's last word leaves it, which was heard at `at` (seconds after the hour).
+fn removed(pod: Pod, at: i64) -> Pod {
+    let mut pod = deleted(pod, at - 30);
+    pod.metadata.deletion_grace_period_seconds = Some(0);
+    pod
+}
+
 /// With the condition that whoever disrupts a pod sets first, `at` seconds after the hour.
 fn disrupted(mut pod: Pod, reason: &str, at: u32) -> Pod {
     let condition = serde_json::from_value(json!({
