@@ -10,6 +10,7 @@ pub mod expression;
 pub mod field_error;
 pub mod graph;
 pub mod names;
+pub mod notice;
 pub mod outcome;
 pub mod plan;
 pub mod pod;

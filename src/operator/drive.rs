@@ -62,9 +62,8 @@ fn settle<K: Clone + Eq + Hash + std::fmt::Debug>(
             let count = failures.entry(key.clone()).or_default();
             *count += 1;
             let wait = retry_wait(*count);
-            // A conflict is everyday life: the newer version is on its way. Without the lease the
-            // whole process is about to end.
-            if error.is_fenced() || error.is_conflict() && *count <= 3 {
+            // A conflict is everyday life: the newer version is on its way.
+            if error.is_expected() || error.is_conflict() && *count <= 3 {
                 tracing::debug!(kind, ?key, %error, "will try again");
             } else {
                 warn!(kind, ?key, %error, failures = *count, ?wait, "will try again");

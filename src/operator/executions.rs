@@ -20,7 +20,7 @@ use crate::{
     api::{Duration, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
     engine::{
         attempt::{self, Plan, PodView, Step},
-        names,
+        names, notice,
         pod::{PodSettings, attempt_pod},
     },
     events::Object,
@@ -77,7 +77,9 @@ impl Executions {
                 return self.rest(key, &execution, plan.wake).await;
             }
             for step in &plan.steps {
-                self.apply(key, &execution, step).await?;
+                if let Some(at) = self.apply(key, &execution, step).await? {
+                    return Ok(Some(instant(&*self.clock, at)));
+                }
             }
         }
         warn!("still not at rest after {MAX_ROUNDS} rounds");
@@ -103,26 +105,32 @@ impl Executions {
         attempt::plan(execution, pod, previous, Time(self.clock.now()))
     }
 
+    /// Applies one step. Returns when to look again if the rest must wait until then.
     async fn apply(
         &self,
         key: &Key,
         execution: &TaskExecution,
         step: &Step,
-    ) -> Result<(), CallError> {
+    ) -> Result<Option<Time>, CallError> {
+        let pod = |attempt: &u32| self.hub.index.pod(&pod_key(key, *attempt));
         match step {
-            Step::Record(status) => self.record(execution, status).await,
-            Step::CreatePod(attempt) => self.create_pod(key, execution, *attempt).await,
-            Step::ConfirmPod(attempt) => self
-                .cluster
-                .fetch_pod(&pod_key(key, *attempt))
-                .await
-                .map(drop),
-            Step::DeletePod(attempt) => match self.hub.index.pod(&pod_key(key, *attempt)) {
-                Some(pod) => self.cluster.delete_pod(&pod).await,
-                None => Ok(()),
-            },
-            Step::ReleasePod(attempt) => self.cluster.release_pod(&pod_key(key, *attempt)).await,
+            Step::CreatePod(attempt) => return self.create_pod(key, execution, *attempt).await,
+            Step::Record(status) => self.record(execution, status).await?,
+            Step::ConfirmPod(attempt) => {
+                self.cluster.fetch_pod(&pod_key(key, *attempt)).await?;
+            }
+            Step::DeletePod(attempt) => {
+                if let Some(pod) = pod(attempt) {
+                    self.cluster.delete_pod(&pod).await?;
+                }
+            }
+            Step::ReleasePod(attempt) => {
+                if let Some(pod) = pod(attempt) {
+                    self.cluster.release_pod(&pod).await?;
+                }
+            }
         }
+        Ok(None)
     }
 
     async fn record(
@@ -140,7 +148,13 @@ impl Executions {
             self.metrics
                 .observe_task(status.phase.as_str(), duration.get().as_secs_f64());
         }
-        self.cluster.record_execution(execution, status).await
+        let before = execution.status.as_ref();
+        let notice = notice::of_task(&execution.spec.task, before, &status);
+        self.cluster.record_execution(execution, status).await?;
+        if let Some(notice) = notice {
+            self.warnings.about_task(execution, notice);
+        }
+        Ok(())
     }
 
     fn log(&self, execution: &TaskExecution, status: &TaskExecutionStatus) {
@@ -159,7 +173,7 @@ impl Executions {
         key: &Key,
         execution: &TaskExecution,
         attempt: u32,
-    ) -> Result<(), CallError> {
+    ) -> Result<Option<Time>, CallError> {
         let plan = attempt_pod(execution, attempt, &self.pods);
         if let Some(inputs) = &plan.inputs {
             self.cluster.ensure_inputs(inputs).await?;
@@ -171,14 +185,9 @@ impl Executions {
                     self.metrics.observe_step_gap(gap);
                 }
                 debug!(pod = names::pod_name(&key.1, attempt), "created");
-                Ok(())
+                Ok(None)
             }
-            // Ours from before a crash or a lost answer, or a namesake: the next plan tells.
-            Err(error) if error.is_already_exists() => self
-                .cluster
-                .fetch_pod(&pod_key(key, attempt))
-                .await
-                .map(drop),
+            Err(error) if error.is_already_exists() => self.meet(key, execution, attempt).await,
             Err(error) if error.is_final_refusal() => {
                 let refused =
                     attempt::plan_refused(execution, &error.said(), Time(self.clock.now()));
@@ -192,6 +201,29 @@ impl Executions {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A pod of that name exists. The next plan finds it, unless the index does not keep it: one
+    /// of somebody else's, which is looked at again in a while, or one of ours that has ended and
+    /// lost its finalizer.
+    async fn meet(
+        &self,
+        key: &Key,
+        execution: &TaskExecution,
+        attempt: u32,
+    ) -> Result<Option<Time>, CallError> {
+        let pod_key = pod_key(key, attempt);
+        let found = self.cluster.fetch_pod(&pod_key).await?;
+        let Some(pod) = found.filter(|_| self.hub.index.pod(&pod_key).is_none()) else {
+            return Ok(None);
+        };
+        let plan = self.decide(execution, PodView::Present(&pod), None);
+        for step in &plan.steps {
+            if let Step::Record(status) = step {
+                self.record(execution, status).await?;
+            }
+        }
+        Ok(plan.wake)
     }
 
     /// Nothing to do for the attempts: if the execution ended, see whether it may go.
@@ -253,7 +285,7 @@ impl Executions {
                     "letting a deleted task execution go without NATS"
                 );
                 self.metrics.count_let_go();
-                self.warnings.let_go(execution, self.deletion_grace).await;
+                self.warnings.let_go(execution, self.deletion_grace);
                 self.cluster
                     .release_execution(execution, None)
                     .await

@@ -58,6 +58,9 @@ pub struct Metrics {
     leader: Gauge,
     lease_transitions: Gauge,
     renew_failures: Counter,
+    call_limit: Gauge,
+    throttled: Counter,
+    dropped_warnings: Counter,
     let_go: Counter,
     resident: Gauge<u64, AtomicU64>,
 }
@@ -79,6 +82,9 @@ impl Metrics {
             leader: Gauge::default(),
             lease_transitions: Gauge::default(),
             renew_failures: Counter::default(),
+            call_limit: Gauge::default(),
+            throttled: Counter::default(),
+            dropped_warnings: Counter::default(),
             let_go: Counter::default(),
             resident: Gauge::default(),
             registry: Registry::default(),
@@ -134,6 +140,21 @@ impl Metrics {
             metrics.renew_failures.clone(),
         );
         registry.register(
+            "api_call_limit",
+            "Calls to the API server that may be under way at once; fewer after it said that it has too much to do",
+            metrics.call_limit.clone(),
+        );
+        registry.register(
+            "api_throttled",
+            "Calls that the API server refused because it has too much to do",
+            metrics.throttled.clone(),
+        );
+        registry.register(
+            "kubernetes_events_dropped",
+            "Kubernetes Events that were not written because too many waited",
+            metrics.dropped_warnings.clone(),
+        );
+        registry.register(
             "events_let_go",
             "Deleted objects let go with events that never reached NATS",
             metrics.let_go.clone(),
@@ -177,6 +198,22 @@ impl Metrics {
     /// Counts a stored object that could not be parsed.
     pub fn count_invalid(&self, kind: &'static str) {
         self.invalid_objects.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// Shows how many calls to the API server may be under way at once.
+    pub fn show_call_limit(&self, limit: usize) {
+        self.call_limit
+            .set(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a call that the API server refused because it has too much to do.
+    pub fn count_throttled(&self) {
+        self.throttled.inc();
+    }
+
+    /// Counts a Kubernetes Event that was not written because too many waited.
+    pub fn count_dropped_warning(&self) {
+        self.dropped_warnings.inc();
     }
 
     /// Counts a deleted object that was let go unmirrored.

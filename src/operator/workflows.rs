@@ -24,6 +24,7 @@ use crate::{
     api::{Duration, Stop, TaskExecution, Time, Workflow, WorkflowStatus},
     engine::{
         definition::Installation,
+        notice,
         resolve::refused,
         run::TaskIndex,
         workflow::{self, Observed, Plan, Step},
@@ -270,7 +271,11 @@ impl Workflows {
             );
         }
         let over = status.phase.is_final();
+        let notice = notice::of_run(before, &status);
         self.cluster.record_workflow(workflow, status).await?;
+        if let Some(notice) = notice {
+            self.warnings.about_run(workflow, notice);
+        }
         if over {
             // What was held only because the run went on may go now.
             let namespace = workflow.namespace().unwrap_or_default();
@@ -306,7 +311,7 @@ impl Workflows {
             Due::At(at) => Ok(Some(at)),
             Due::Now => {
                 self.metrics.count_let_go();
-                self.warnings.let_go(workflow, self.deletion_grace).await;
+                self.warnings.let_go(workflow, self.deletion_grace);
                 let released = self.cluster.release_workflow(workflow, None);
                 released.await.map(|()| None)
             }

@@ -39,6 +39,10 @@ const VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 /// start, and each would cost a write.
 const STARTING_VISIBLE_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// A pod of somebody else that has the name of ours is looked for again after so long: nothing
+/// need tell that it is gone.
+pub const NAMESAKE_AGAIN: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// What is known of a pod.
 #[derive(Clone, Copy, Debug)]
 pub enum PodView<'a> {
@@ -289,7 +293,12 @@ impl Execution<'_> {
             return self.record_stop(stop);
         }
         let message = "a pod that does not belong to this attempt has its name; delete that pod";
-        self.show_waiting("NameTaken", message, self.deadline())
+        let again = self.now.after(NAMESAKE_AGAIN);
+        self.show_waiting(
+            "NameTaken",
+            message,
+            earliest([Some(again), self.deadline()]),
+        )
     }
 
     fn with_pod(&self, pod: &Pod) -> Plan {

@@ -4,28 +4,34 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::error::{Asked, CallError, Failure};
+use super::{
+    error::{Asked, CallError, Failure},
+    pace::Pace,
+};
 use crate::operator::{fence::Fence, metrics::Metrics};
 
 /// A call that takes longer is given up; what it did will be seen by the watch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Calls under way at once.
-const MAX_IN_FLIGHT: usize = 64;
+/// Pods being created at once. Each is work for scheduler and nodes too, and the calls for what
+/// runs already must find a turn beside them.
+const PODS_AT_ONCE: usize = 32;
 
 /// Makes calls.
 pub(super) struct Calls {
     metrics: Arc<Metrics>,
     fence: Fence,
-    in_flight: Semaphore,
+    pace: Pace,
+    pods: Semaphore,
 }
 
 impl Calls {
     pub(super) fn new(metrics: Arc<Metrics>, fence: Fence) -> Calls {
         Calls {
+            pace: Pace::new(metrics.clone()),
             metrics,
             fence,
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            pods: Semaphore::new(PODS_AT_ONCE),
         }
     }
 
@@ -36,8 +42,14 @@ impl Calls {
         asked: Asked,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, CallError> {
-        // The semaphore is never closed; should it be, the call is only unbounded.
-        let _permit = self.in_flight.acquire().await.ok();
+        let creates_pod = asked.verb == "create" && asked.resource == "pods";
+        // Semaphores here are never closed; should one be, the call is only unbounded.
+        let _pod = if creates_pod {
+            self.pods.acquire().await.ok()
+        } else {
+            None
+        };
+        let _turn = self.pace.turn().await;
         let Some(left) = self.fence.left() else {
             return Err(CallError::new(asked, Failure::Fenced));
         };
@@ -48,11 +60,19 @@ impl Calls {
             Ok(Err(error)) => Err(CallError::new(asked, Failure::Refused(Box::new(error)))),
             Ok(Ok(value)) => Ok(value),
         };
-        let code = match &result {
-            Ok(_) => 200,
-            Err(error) => error.code().unwrap_or(0),
-        };
-        self.metrics.count_call(verb, resource, code);
+        self.take_in(verb, resource, result.as_ref().err());
         result
+    }
+
+    fn take_in(&self, verb: &'static str, resource: &'static str, error: Option<&CallError>) {
+        let code = error.map_or(Some(200), CallError::code);
+        self.metrics
+            .count_call(verb, resource, code.unwrap_or_default());
+        match error {
+            Some(error) if error.is_throttled() => self.pace.refused(error.retry_after()),
+            _ if code.is_some() => self.pace.answered(),
+            // No answer says nothing about how much the API server has to do.
+            _ => {}
+        }
     }
 }

@@ -74,9 +74,31 @@ impl CallError {
         matches!(self.failure, Failure::Fenced)
     }
 
-    /// Whether the object was not there.
+    /// Whether it is no news: all calls fare so, and that is logged once.
+    pub fn is_expected(&self) -> bool {
+        self.is_fenced() || self.is_throttled()
+    }
+
+    /// Whether the API server has too much to do: all calls slow down together.
+    pub fn is_throttled(&self) -> bool {
+        match self.code() {
+            Some(429) => true,
+            Some(503) => self.retry_after().is_some(),
+            _ => false,
+        }
+    }
+
+    /// How long the API server asks to wait. (Of the header of the same name kube tells nothing;
+    /// the answers of flow control have only that, and it says one second.)
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.answer()?.details.as_ref()?.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// Whether the object was not there. (An API server that does not serve the resource says
+    /// 404 too, but not so.)
     pub fn is_not_found(&self) -> bool {
-        self.code() == Some(404)
+        self.code() == Some(404) && self.reason() == "NotFound"
     }
 
     /// Whether an object of that name was there already.

@@ -21,11 +21,11 @@ impl Cluster {
         receipt: Option<&MirrorPosition>,
     ) -> Result<(), CallError> {
         let patch = let_go_patch(execution, receipt);
+        let key = key_of(execution);
         let written = self
-            .patch::<TaskExecution>(&key_of(execution), "taskexecutions", &patch)
-            .await?;
-        self.hub.execution(written);
-        Ok(())
+            .patch::<TaskExecution>(&key, "taskexecutions", &patch)
+            .await;
+        self.take_execution(&key, execution.metadata.uid.as_deref(), written)
     }
 
     /// Takes our finalizer from a workflow. If its events are in the stream, `receipt` says where.
@@ -40,9 +40,8 @@ impl Cluster {
         let patch = let_go_patch(workflow, receipt);
         let written = self
             .patch::<Workflow>(&key_of(workflow), "workflows", &patch)
-            .await?;
-        self.hub.workflow(written);
-        Ok(())
+            .await;
+        self.take_workflow(workflow, written)
     }
 
     /// Writes where the stream has the events of a task execution that was let go.

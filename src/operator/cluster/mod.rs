@@ -4,6 +4,7 @@
 mod call;
 mod error;
 mod letting_go;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ use std::{future::Future, sync::Arc};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
 
@@ -23,6 +24,7 @@ use super::{
     hub::Hub,
     index::{Key, key_of},
     metrics::Metrics,
+    unparsable::Unparsable,
 };
 use crate::api::{
     FINALIZER_EVENTS, FINALIZER_OUTCOME, Stop, TaskExecution, TaskExecutionStatus, Workflow,
@@ -89,9 +91,12 @@ impl Cluster {
                 &name,
                 api.replace_status(&name, &PostParams::default(), &wanted),
             )
-            .await?;
-        self.hub.execution(written);
-        Ok(())
+            .await;
+        self.take_execution(
+            &key_of(execution),
+            execution.metadata.uid.as_deref(),
+            written,
+        )
     }
 
     /// Asks a task execution to end.
@@ -99,12 +104,27 @@ impl Cluster {
     /// # Errors
     /// See [`CallError`].
     pub async fn stop_execution(&self, key: &Key, stop: &Stop) -> Result<(), CallError> {
+        let known = self.hub.index.execution(key);
         let patch = json!({"spec": {"stop": stop}});
         let written = self
             .patch::<TaskExecution>(key, "taskexecutions", &patch)
-            .await?;
-        self.hub.execution(written);
-        Ok(())
+            .await;
+        let uid = known.and_then(|known| known.metadata.uid.clone());
+        self.take_execution(key, uid.as_deref(), written)
+    }
+
+    /// The answer to a write. That the object is gone the watch may have missed; one that was
+    /// made under its name meanwhile stays.
+    fn take_execution(
+        &self,
+        key: &Key,
+        uid: Option<&str>,
+        written: Result<TaskExecution, CallError>,
+    ) -> Result<(), CallError> {
+        if written.as_ref().is_err_and(CallError::is_not_found) && uid.is_some() {
+            self.hub.execution_gone(key, uid);
+        }
+        written.map(|written| self.hub.execution(written))
     }
 
     /// What the API server has of a task execution now.
@@ -137,9 +157,8 @@ impl Cluster {
                 &name,
                 api.replace_status(&name, &PostParams::default(), &wanted),
             )
-            .await?;
-        self.hub.workflow(written);
-        Ok(())
+            .await;
+        self.take_workflow(workflow, written)
     }
 
     /// Puts our finalizer on a workflow.
@@ -155,9 +174,21 @@ impl Cluster {
                 "workflows",
                 &finalizers_patch(workflow, &finalizers),
             )
-            .await?;
-        self.hub.workflow(written);
-        Ok(())
+            .await;
+        self.take_workflow(workflow, written)
+    }
+
+    /// As for task executions.
+    fn take_workflow(
+        &self,
+        before: &Workflow,
+        written: Result<Workflow, CallError>,
+    ) -> Result<(), CallError> {
+        if written.as_ref().is_err_and(CallError::is_not_found) {
+            let uid = before.metadata.uid.as_deref();
+            self.hub.workflow_gone(&key_of(before), uid);
+        }
+        written.map(|written| self.hub.workflow(written))
     }
 
     /// Creates a pod.
@@ -198,12 +229,14 @@ impl Cluster {
         }
     }
 
-    /// Deletes a pod gracefully, this very one.
+    /// Deletes a pod gracefully, this very one. Another one of its name, or none, is told to the
+    /// hub: whatever the answer, it is no proof of more than that.
     ///
     /// # Errors
     /// See [`CallError`]; that it is gone already is none.
     pub async fn delete_pod(&self, pod: &Pod) -> Result<(), CallError> {
-        let api = self.api::<Pod>(&key_of(pod));
+        let key = key_of(pod);
+        let api = self.api::<Pod>(&key);
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: pod.uid(),
@@ -211,51 +244,60 @@ impl Cluster {
             }),
             ..DeleteParams::default()
         };
-        let name = pod.name_any();
         match self
-            .call("delete", "pods", &name, api.delete(&name, &params))
+            .call("delete", "pods", &key.1, api.delete(&key.1, &params))
             .await
         {
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
-            Err(error) => Err(error),
             Ok(answer) => {
                 if let Some(pod) = answer.left() {
                     self.hub.pod(pod);
                 }
                 Ok(())
             }
+            Err(error) => self.unless_gone(&key, pod, error).await,
         }
     }
 
     /// Takes our finalizer from a pod. The kubelet writes to pods all the time, so this is a
-    /// strategic merge, which needs no resourceVersion.
+    /// strategic merge, which needs no resourceVersion, only the UID.
     ///
     /// # Errors
     /// See [`CallError`]; that it is gone already is none.
-    pub async fn release_pod(&self, key: &Key) -> Result<(), CallError> {
-        let api = self.api::<Pod>(key);
-        let patch = Patch::Strategic(json!({
-            "metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER_OUTCOME]}
-        }));
-        match self
-            .call(
-                "patch",
-                "pods",
-                &key.1,
-                api.patch(&key.1, &PatchParams::default(), &patch),
-            )
-            .await
-        {
+    pub async fn release_pod(&self, pod: &Pod) -> Result<(), CallError> {
+        let key = key_of(pod);
+        let api = self.api::<Pod>(&key);
+        let patch = Patch::Strategic(json!({"metadata": {
+            "uid": pod.metadata.uid,
+            "$deleteFromPrimitiveList/finalizers": [FINALIZER_OUTCOME],
+        }}));
+        let released = api.patch(&key.1, &PatchParams::default(), &patch);
+        match self.call("patch", "pods", &key.1, released).await {
             Ok(pod) => {
                 self.hub.pod(pod);
                 Ok(())
             }
-            Err(error) if error.is_not_found() => {
-                self.hub.pod_gone(key, None);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => self.unless_gone(&key, pod, error).await,
         }
+    }
+
+    /// Takes the refusal of a call about this very pod for its absence only if the API server has
+    /// none of that name, or another one.
+    async fn unless_gone(&self, key: &Key, pod: &Pod, error: CallError) -> Result<(), CallError> {
+        let uid = pod.metadata.uid.as_deref();
+        let gone = match error.code() {
+            Some(404) => error.is_not_found(),
+            // By UID or by resourceVersion: the answer does not tell.
+            Some(409 | 422) => {
+                let found = self.fetch_pod(key).await?;
+                found.is_none_or(|found| found.metadata.uid.as_deref() != uid)
+            }
+            _ => false,
+        };
+        if !gone {
+            return Err(error);
+        }
+        self.hub.pod_gone(key, uid);
+        Ok(())
     }
 
     /// What the API server has of a pod now; the hub learns it.
@@ -283,6 +325,41 @@ impl Cluster {
             .call("get", "workflows", &key.1, api.get_metadata_opt(&key.1))
             .await?;
         Ok(found.is_some_and(|workflow| workflow.metadata.uid.as_deref() == Some(uid)))
+    }
+
+    /// What the API server has of an object that cannot be parsed.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn fetch_unparsable(
+        &self,
+        object: &Unparsable,
+    ) -> Result<Option<DynamicObject>, CallError> {
+        let (api, name) = (self.api_of(object), &object.key.1);
+        self.call("get", object.kind.plural(), name, api.get_opt(name))
+            .await
+    }
+
+    /// Patches the status of an object that cannot be parsed.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a conflict too.
+    pub async fn show_unparsable(
+        &self,
+        object: &Unparsable,
+        patch: &serde_json::Value,
+    ) -> Result<(), CallError> {
+        let (api, name) = (self.api_of(object), &object.key.1);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let patched = api.patch_status(name, &params, &patch);
+        self.call("patch", object.kind.status(), name, patched)
+            .await
+            .map(drop)
+    }
+
+    fn api_of(&self, object: &Unparsable) -> Api<DynamicObject> {
+        let resource = object.kind.resource();
+        Api::namespaced_with(self.client.clone(), &object.key.0, &resource)
     }
 
     /// The client, for what is not counted.

@@ -78,3 +78,180 @@ async fn calls_that_waited_for_their_turn_past_the_lease_are_not_sent() {
         100 - sent.load(Ordering::Relaxed)
     );
 }
+
+/// An API server that answers each kind of request as its test wants.
+fn script(
+    answers: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+) -> impl Fn(Request) -> std::future::Ready<Answer> + Send + Sync + 'static {
+    move |request| std::future::ready(answers(&request))
+}
+
+fn owned(uid: &str) -> Pod {
+    let mut pod = pod(uid);
+    pod.metadata.owner_references = Some(vec![
+        serde_json::from_value(json!({
+            "apiVersion": "v", "kind": "TaskExecution", "name": "t", "uid": "tu"}))
+        .unwrap(),
+    ]);
+    pod
+}
+
+fn pod_key() -> Key {
+    ("n".into(), "p".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_at_a_deletion_is_no_proof_that_the_pod_is_gone() {
+    let cluster = cluster(
+        open(),
+        script(|request| match request.method.as_str() {
+            "DELETE" => refusal(409, "Conflict"),
+            _ => (200, json!(owned("u"))),
+        }),
+    );
+    cluster.hub.pod(owned("u"));
+    let error = cluster.delete_pod(&owned("u")).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert!(cluster.hub.index.pod(&pod_key()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_at_a_deletion_because_of_another_pod_of_that_name_shows_that_one() {
+    let cluster = cluster(
+        open(),
+        script(|request| match request.method.as_str() {
+            "DELETE" => refusal(409, "Conflict"),
+            _ => (200, json!(owned("other"))),
+        }),
+    );
+    cluster.hub.pod(owned("u"));
+    cluster.delete_pod(&owned("u")).await.unwrap();
+    let known = cluster.hub.index.pod(&pod_key()).unwrap();
+    assert_eq!(known.metadata.uid.as_deref(), Some("other"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_not_found_does_not_take_away_the_one_made_meanwhile() {
+    let cluster = cluster(open(), script(|_| refusal(404, "NotFound")));
+    cluster.hub.pod(owned("other"));
+    cluster.release_pod(&owned("u")).await.unwrap();
+    cluster.delete_pod(&owned("u")).await.unwrap();
+    assert!(cluster.hub.index.pod(&pod_key()).is_some());
+    cluster.release_pod(&owned("other")).await.unwrap();
+    assert!(cluster.hub.index.pod(&pod_key()).is_none());
+}
+
+fn workflow(uid: &str) -> Workflow {
+    serde_json::from_value(json!({
+        "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+        "metadata": {"name": "w", "namespace": "n", "uid": uid, "resourceVersion": "1"},
+        "spec": {"tasks": []},
+    }))
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_not_found_does_not_take_away_the_one_made_meanwhile() {
+    let cluster = cluster(open(), script(|_| refusal(404, "NotFound")));
+    let key: Key = ("n".into(), "w".into());
+    cluster.hub.workflow(workflow("new"));
+    let status = WorkflowStatus::default();
+    let error = cluster
+        .record_workflow(&workflow("old"), status.clone())
+        .await
+        .unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert!(cluster.hub.index.workflow(&key).is_some());
+    cluster
+        .record_workflow(&workflow("new"), status)
+        .await
+        .unwrap_err();
+    assert!(cluster.hub.index.workflow(&key).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_is_not_served_is_not_an_object_that_is_gone() {
+    let cluster = cluster(open(), script(|_| refusal(404, "404 page not found")));
+    cluster.hub.workflow(workflow("u"));
+    cluster
+        .record_workflow(&workflow("u"), WorkflowStatus::default())
+        .await
+        .unwrap_err();
+    let key: Key = ("n".into(), "w".into());
+    assert!(cluster.hub.index.workflow(&key).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_slow_down_together_when_the_api_server_has_too_much_to_do() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let cluster = cluster(
+        open(),
+        script(move |_| match count.fetch_add(1, Ordering::Relaxed) {
+            0..64 => refusal(429, "TooManyRequests"),
+            _ => (201, json!(owned("u"))),
+        }),
+    );
+    let start = Instant::now();
+    let key = pod_key();
+    let first = futures::future::join_all((0..64).map(|_| cluster.fetch_pod(&key))).await;
+    assert!(first.iter().all(Result::is_err));
+    assert!(start.elapsed().is_zero(), "a refusal is no wait by itself");
+    cluster.fetch_pod(&key).await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 1, "the pause is for all");
+    assert_eq!(asked.load(Ordering::Relaxed), 65);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pause_is_as_long_as_the_api_server_asks_for_within_bounds() {
+    for (asked, waited) in [(7, 7), (1, 1), (4000, 30)] {
+        let calls = AtomicUsize::new(0);
+        let cluster = cluster(
+            open(),
+            script(move |_| {
+                if calls.fetch_add(1, Ordering::Relaxed) > 0 {
+                    return (200, json!(owned("u")));
+                }
+                let (code, mut status) = refusal(503, "ServiceUnavailable");
+                status["details"] = json!({"retryAfterSeconds": asked});
+                (code, status)
+            }),
+        );
+        let start = Instant::now();
+        cluster.fetch_pod(&pod_key()).await.unwrap_err();
+        cluster.fetch_pod(&pod_key()).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), waited);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_created_so_many_at_once_and_leave_room_for_other_calls() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (under_way, seen) = (now.clone(), most.clone());
+    let cluster = cluster(open(), move |request| {
+        let under_way = under_way.clone();
+        let creates = request.method == http::Method::POST;
+        if creates {
+            let count = under_way.fetch_add(1, Ordering::Relaxed) + 1;
+            seen.fetch_max(count, Ordering::Relaxed);
+        }
+        async move {
+            if creates {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                under_way.fetch_sub(1, Ordering::Relaxed);
+            }
+            (200, json!(owned("u")))
+        }
+    });
+    let pod = owned("u");
+    let creations = futures::future::join_all((0..200).map(|_| cluster.create_pod(&pod)));
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let start = Instant::now();
+        cluster.fetch_pod(&pod_key()).await.unwrap();
+        start.elapsed()
+    };
+    let (_, waited) = tokio::join!(creations, other);
+    assert_eq!(most.load(Ordering::Relaxed), 32);
+    assert!(waited.is_zero(), "{waited:?}");
+}

@@ -65,16 +65,18 @@ fn an_image_that_never_comes_ends_the_execution_without_retry() {
 
 #[test]
 fn somebody_elses_pod_under_our_name_is_waited_for_not_taken() {
-    let te = execution(json!({}));
+    let mut te = execution(json!({}));
     let mut foreign = ended(1, 0, "{}");
     foreign.metadata.owner_references = None;
-    let Step::Record(status) = &plan(&te, PodView::Present(&foreign), None, at(1)).steps[0] else {
-        panic!()
-    };
+    let planned = plan(&te, PodView::Present(&foreign), None, at(1));
+    assert_eq!(planned.wake, Some(at(1).after(NAMESAKE_AGAIN)));
+    let status = recorded(&mut te, &planned);
     assert_eq!(
         (status.phase, status.reason.as_deref()),
         (TaskPhase::Pending, Some("NameTaken"))
     );
+    let later = plan(&te, PodView::Present(&foreign), None, at(20));
+    assert_eq!(later, Plan::wake(Some(at(20).after(NAMESAKE_AGAIN))));
 }
 
 #[test]
