@@ -62,14 +62,15 @@ pub struct TaskExecutionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_value")]
     pub inputs: Option<Value>,
+    // Both are large, and the operator keeps many task executions that have ended without them.
     /// The container to run, resolved. Missing only if `stop` was there from the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
-    pub container: Option<Container>,
+    pub container: Option<Box<Container>>,
     /// The pod around it, merged from installation, workflow and task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
-    pub pod_template: Option<PodTemplate>,
+    pub pod_template: Option<Box<PodTemplate>>,
     /// Retries of application failures.
     pub retry: ResolvedRetry,
     /// Retries of infrastructure failures.

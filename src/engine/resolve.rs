@@ -54,7 +54,7 @@ impl RunData<'_> {
                     spec.stop = Some(too_large(size));
                 } else {
                     spec.inputs = inputs;
-                    spec.container = Some(container);
+                    spec.container = Some(Box::new(container));
                 }
             }
             Err(error) => {
@@ -186,7 +186,7 @@ impl RunData<'_> {
             task: own.name.clone(),
             inputs: None,
             container: None,
-            pod_template: Some(task.pod_template.clone()),
+            pod_template: Some(Box::new(task.pod_template.clone())),
             retry: policy(&own.retry).resolve(&policy(&defaults.retry)),
             infrastructure_retries: own
                 .infrastructure_retries

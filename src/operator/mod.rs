@@ -24,6 +24,7 @@ pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod unparsable;
 pub mod warnings;
 pub mod watch;
 pub mod workflows;

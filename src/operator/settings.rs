@@ -82,6 +82,10 @@ pub struct Settings {
     #[arg(long, env = "COMPOZY_LEASE_DURATION", default_value = "15s")]
     pub lease_duration: Duration,
 
+    /// The namespaces whose workflows are run; without it all of the cluster's.
+    #[arg(long, env = "COMPOZY_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+
     /// Where NATS is; without it nothing is mirrored.
     #[arg(long, env = "COMPOZY_NATS_URL", default_value = "")]
     pub nats_url: String,
@@ -187,13 +191,22 @@ impl Settings {
 
     /// The service accounts that workflows may name.
     pub fn service_accounts(&self) -> BTreeSet<String> {
-        self.allow_service_accounts
-            .iter()
-            .map(|name| name.trim())
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect()
+        names(&self.allow_service_accounts)
     }
+
+    /// The namespaces whose workflows are run; none means all.
+    pub fn namespaces(&self) -> BTreeSet<String> {
+        names(&self.watch_namespaces)
+    }
+}
+
+/// An empty environment variable is a list of one empty name.
+fn names(list: &[String]) -> BTreeSet<String> {
+    let trimmed = list.iter().map(|name| name.trim());
+    trimmed
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -254,6 +267,16 @@ mod tests {
         ] {
             assert!(parse(refused).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn names_are_separated_by_commas() {
+        let list = ["operator", "--watch-namespaces", "a, b,,a"];
+        let settings = CommandLine::parse_from(list).settings;
+        assert_eq!(
+            settings.namespaces().into_iter().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
     }
 
     #[test]

@@ -33,8 +33,9 @@ use super::{
     retelling::Retelling,
     settings::Settings,
     survey::Survey,
+    unparsable,
     warnings::Warnings,
-    watch::watch,
+    watch::{Scope, Watched, watch},
     workflows::Workflows,
 };
 use crate::{
@@ -50,6 +51,9 @@ const REFRESH: Duration = Duration::from_secs(30);
 const PUBLISH_AT_ONCE: usize = 256;
 /// Objects that were let go and are asked about or told again at once.
 const RETELL_AT_ONCE: usize = 16;
+
+/// Objects that cannot be parsed shown at once.
+const SHOW_AT_ONCE: usize = 4;
 
 /// The file of `--config`.
 #[derive(Debug, Default, Deserialize)]
@@ -182,35 +186,30 @@ impl System {
         result
     }
 
-    fn start_watches(&self, tasks: &mut JoinSet<()>) -> [watch::Receiver<bool>; 3] {
-        let System {
-            client,
-            hub,
-            metrics,
-            ..
-        } = self;
-        let (workflows, workflows_synced) = watch::channel(false);
-        let (executions, executions_synced) = watch::channel(false);
-        let (pods, pods_synced) = watch::channel(false);
-        tasks.spawn(watch::<Workflow>(
-            client.clone(),
-            hub.clone(),
-            metrics.clone(),
-            workflows,
+    fn start_watches(&self, tasks: &mut JoinSet<()>) -> Vec<watch::Receiver<bool>> {
+        let mut synced = Vec::new();
+        for scope in Scope::of(self.settings.namespaces()) {
+            synced.push(self.start_watch::<Workflow>(tasks, &scope));
+            synced.push(self.start_watch::<TaskExecution>(tasks, &scope));
+            synced.push(self.start_watch::<Pod>(tasks, &scope));
+        }
+        synced
+    }
+
+    fn start_watch<K: Watched>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        scope: &Scope,
+    ) -> watch::Receiver<bool> {
+        let (sender, synced) = watch::channel(false);
+        tasks.spawn(watch::<K>(
+            self.client.clone(),
+            scope.clone(),
+            self.hub.clone(),
+            self.metrics.clone(),
+            sender,
         ));
-        tasks.spawn(watch::<TaskExecution>(
-            client.clone(),
-            hub.clone(),
-            metrics.clone(),
-            executions,
-        ));
-        tasks.spawn(watch::<Pod>(
-            client.clone(),
-            hub.clone(),
-            metrics.clone(),
-            pods,
-        ));
-        [workflows_synced, executions_synced, pods_synced]
+        synced
     }
 
     fn start_reconcilers(&self, tasks: &mut JoinSet<()>, fence: Fence) {
@@ -222,7 +221,8 @@ impl System {
             clock,
             ..
         } = self;
-        let warnings = Warnings::new(client.clone(), fence.clone(), &self.identity);
+        let (warnings, writer) = Warnings::new(metrics.clone());
+        tasks.spawn(writer.write(client.clone(), fence.clone(), self.identity.clone()));
         let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
         let workflows = Arc::new(Workflows {
@@ -268,6 +268,21 @@ impl System {
                 async move { executions.reconcile(&key).await }
             },
         ));
+        let (shown, clock) = (cluster.clone(), clock.clone());
+        tasks.spawn(drive(
+            "unparsable",
+            hub.clone(),
+            |hub| &hub.unparsable,
+            SHOW_AT_ONCE,
+            metrics.clone(),
+            move |object| {
+                let (cluster, clock) = (shown.clone(), clock.clone());
+                async move {
+                    let shown = unparsable::show(&cluster, &*clock, &object).await;
+                    shown.map(|()| None)
+                }
+            },
+        ));
         let publisher = hub.clone();
         tasks.spawn(drive(
             "mirror",
@@ -299,8 +314,8 @@ impl System {
     }
 }
 
-/// Waits until every kind was listed.
-async fn all(synced: [watch::Receiver<bool>; 3]) -> Result<(), Error> {
+/// Waits until every kind was listed everywhere.
+async fn all(synced: Vec<watch::Receiver<bool>>) -> Result<(), Error> {
     for mut synced in synced {
         synced.wait_for(|synced| *synced).await?;
     }

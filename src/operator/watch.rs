@@ -1,6 +1,6 @@
-//! The watches: one for each kind, from the API server into the hub.
+//! The watches: one for each kind and namespace, from the API server into the hub.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -20,6 +20,7 @@ use super::{
     hub::Hub,
     index::{Key, key_of},
     metrics::Metrics,
+    unparsable::{Kind, Unparsable},
 };
 use crate::api::{LABEL_WORKFLOW_UID, TaskExecution, Workflow};
 
@@ -38,42 +39,47 @@ pub trait Watched:
     fn config() -> watcher::Config {
         watcher::Config::default()
     }
+    /// As what an object is shown that cannot be parsed.
+    const SHOWN_AS: Option<Kind>;
     /// The object as it is now.
     fn seen(self, hub: &Hub);
     /// The object is gone.
     fn gone(hub: &Hub, key: &Key, uid: Option<&str>);
-    /// The keys of all that is known.
-    fn known(hub: &Hub) -> Vec<Key>;
+    /// Keys and UIDs of all that is known.
+    fn known(hub: &Hub) -> Vec<(Key, String)>;
 }
 
 impl Watched for Workflow {
     const KIND: &'static str = "Workflow";
+    const SHOWN_AS: Option<Kind> = Some(Kind::Workflow);
     fn seen(self, hub: &Hub) {
         hub.workflow(self);
     }
     fn gone(hub: &Hub, key: &Key, uid: Option<&str>) {
         hub.workflow_gone(key, uid);
     }
-    fn known(hub: &Hub) -> Vec<Key> {
-        hub.index.workflow_keys()
+    fn known(hub: &Hub) -> Vec<(Key, String)> {
+        hub.index.known_workflows()
     }
 }
 
 impl Watched for TaskExecution {
     const KIND: &'static str = "TaskExecution";
+    const SHOWN_AS: Option<Kind> = Some(Kind::TaskExecution);
     fn seen(self, hub: &Hub) {
         hub.execution(self);
     }
     fn gone(hub: &Hub, key: &Key, uid: Option<&str>) {
         hub.execution_gone(key, uid);
     }
-    fn known(hub: &Hub) -> Vec<Key> {
-        hub.index.execution_keys()
+    fn known(hub: &Hub) -> Vec<(Key, String)> {
+        hub.index.known_executions()
     }
 }
 
 impl Watched for Pod {
     const KIND: &'static str = "Pod";
+    const SHOWN_AS: Option<Kind> = None;
     fn config() -> watcher::Config {
         watcher::Config::default().labels(LABEL_WORKFLOW_UID)
     }
@@ -83,51 +89,91 @@ impl Watched for Pod {
     fn gone(hub: &Hub, key: &Key, uid: Option<&str>) {
         hub.pod_gone(key, uid);
     }
-    fn known(hub: &Hub) -> Vec<Key> {
-        hub.index.pod_keys()
+    fn known(hub: &Hub) -> Vec<(Key, String)> {
+        hub.index.known_pods()
     }
 }
 
-/// Watches all objects of a kind, for ever. `synced` becomes true with the first whole list.
+/// Where objects are watched.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// In the whole cluster.
+    Cluster,
+    /// In this namespace.
+    Namespace(String),
+}
+
+impl Scope {
+    /// What is watched if these namespaces are asked for; none means all.
+    pub fn of(namespaces: impl IntoIterator<Item = String>) -> Vec<Scope> {
+        let scopes: Vec<_> = namespaces.into_iter().map(Scope::Namespace).collect();
+        if scopes.is_empty() {
+            return vec![Scope::Cluster];
+        }
+        scopes
+    }
+
+    fn api<K: Watched>(&self, client: Client) -> Api<DeserializeGuard<K>> {
+        match self {
+            Scope::Cluster => Api::all(client),
+            Scope::Namespace(namespace) => Api::namespaced(client, namespace),
+        }
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        match self {
+            Scope::Cluster => true,
+            Scope::Namespace(namespace) => *key.0 == **namespace,
+        }
+    }
+}
+
+/// Watches all objects of a kind there, for ever. `synced` becomes true with the first whole list.
 pub async fn watch<K: Watched>(
     client: Client,
+    scope: Scope,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     synced: watch::Sender<bool>,
 ) {
-    let api = Api::<DeserializeGuard<K>>::all(client);
-    let stream = watcher(api, K::config()).default_backoff();
-    follow::<K>(stream, &hub, &metrics, &synced).await;
+    let stream = watcher(scope.api::<K>(client), K::config()).default_backoff();
+    follow::<K>(stream, &scope, &hub, &metrics, &synced).await;
     // The stream never ends by itself; if it did, working on would be working blind.
-    error!(kind = K::KIND, "the watch ended");
+    error!(kind = K::KIND, ?scope, "the watch ended");
 }
 
 async fn follow<K: Watched>(
     stream: impl Stream<Item = Result<Event<DeserializeGuard<K>>, watcher::Error>>,
+    scope: &Scope,
     hub: &Hub,
     metrics: &Metrics,
     synced: &watch::Sender<bool>,
 ) {
     let mut stream = std::pin::pin!(stream);
-    let mut listed = HashSet::new();
+    // What was known when the list began and was not in it so far. What came to be known since,
+    // by our own writes, a list need not have.
+    let mut unlisted = BTreeMap::new();
+    let mut unparsed = Unparsed::default();
     let mut complaints = Complaints::default();
     while let Some(event) = stream.next().await {
         match event {
-            Ok(Event::Init) => listed.clear(),
+            Ok(Event::Init) => {
+                let known = K::known(hub).into_iter();
+                unlisted = known.filter(|(key, _)| scope.has(key)).collect();
+            }
             Ok(Event::InitApply(object)) => {
-                listed.insert(key_of(&object));
-                take_in(object, hub, metrics);
+                unlisted.remove(&key_of(&object));
+                unparsed.take_in(object, hub, metrics);
             }
             Ok(Event::InitDone) => {
-                let unlisted = K::known(hub)
-                    .into_iter()
-                    .filter(|key| !listed.contains(key));
-                unlisted.for_each(|key| K::gone(hub, &key, None));
-                listed = HashSet::new();
+                for (key, uid) in std::mem::take(&mut unlisted) {
+                    K::gone(hub, &key, Some(&uid));
+                }
                 synced.send_replace(true);
             }
-            Ok(Event::Apply(object)) => take_in(object, hub, metrics),
+            Ok(Event::Apply(object)) => unparsed.take_in(object, hub, metrics),
             Ok(Event::Delete(object)) => {
+                unparsed.versions.remove(&key_of(&object));
                 K::gone(hub, &key_of(&object), object.meta().uid.as_deref());
             }
             Err(error) => complaints.about(K::KIND, &error),
@@ -135,15 +181,39 @@ async fn follow<K: Watched>(
     }
 }
 
-/// An object that does not parse is counted and left alone; it never stops the others.
-fn take_in<K: Watched>(object: DeserializeGuard<K>, hub: &Hub, metrics: &Metrics) {
-    match object.0 {
-        Ok(object) => object.seen(hub),
-        Err(invalid) => {
-            metrics.count_invalid(K::KIND);
-            let name = invalid.metadata.name.as_deref().unwrap_or_default();
-            let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-            warn!(kind = K::KIND, namespace, name, error = %invalid.error, "a stored object cannot be parsed");
+/// The last version of each object that could not be parsed.
+#[derive(Default)]
+struct Unparsed {
+    versions: BTreeMap<Key, Option<String>>,
+}
+
+impl Unparsed {
+    /// An object that does not parse is counted, logged and shown, each version of it once; it
+    /// never stops the others.
+    fn take_in<K: Watched>(&mut self, object: DeserializeGuard<K>, hub: &Hub, metrics: &Metrics) {
+        let key = key_of(&object);
+        let invalid = match object.0 {
+            Ok(object) => {
+                self.versions.remove(&key);
+                return object.seen(hub);
+            }
+            Err(invalid) => invalid,
+        };
+        let version = invalid.metadata.resource_version;
+        if self.versions.get(&key) == Some(&version) {
+            return;
+        }
+        self.versions.insert(key.clone(), version);
+        metrics.count_invalid(K::KIND);
+        let error = invalid.error.to_string();
+        warn!(kind = K::KIND, namespace = %key.0, name = %key.1, error, "a stored object cannot be parsed");
+        if let Some(kind) = K::SHOWN_AS {
+            hub.unparsable.add(Unparsable {
+                kind,
+                key,
+                generation: invalid.metadata.generation,
+                error,
+            });
         }
     }
 }
@@ -161,5 +231,96 @@ impl Complaints {
             self.last = Some(tokio::time::Instant::now());
             warn!(kind, %error, "watching failed; trying again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn workflow(namespace: &str, uid: &str) -> Value {
+        json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+            "metadata": {"name": "w", "namespace": namespace, "uid": uid, "resourceVersion": "1"},
+            "spec": {"tasks": []},
+        })
+    }
+
+    fn object(value: Value) -> DeserializeGuard<Workflow> {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn hub() -> Hub {
+        let hub = Hub::default();
+        for namespace in ["a", "b"] {
+            let known = serde_json::from_value(workflow(namespace, namespace)).unwrap();
+            hub.workflow(known);
+        }
+        hub
+    }
+
+    fn uid(hub: &Hub, namespace: &str) -> Option<String> {
+        let key = (namespace.into(), "w".into());
+        hub.index.workflow(&key)?.metadata.uid.clone()
+    }
+
+    async fn follow_events(
+        hub: &Hub,
+        scope: Scope,
+        events: Vec<Event<DeserializeGuard<Workflow>>>,
+    ) {
+        let metrics = Metrics::new(|_| ());
+        let events = futures::stream::iter(events.into_iter().map(Ok));
+        let (synced, _) = watch::channel(false);
+        follow::<Workflow>(events, &scope, hub, &metrics, &synced).await;
+        assert!(*synced.borrow());
+    }
+
+    #[tokio::test]
+    async fn a_list_of_one_namespace_says_nothing_about_another() {
+        let hub = hub();
+        let scope = Scope::Namespace("a".to_owned());
+        follow_events(&hub, scope, vec![Event::Init, Event::InitDone]).await;
+        assert_eq!(uid(&hub, "a"), None);
+        assert_eq!(uid(&hub, "b").as_deref(), Some("b"));
+    }
+
+    #[tokio::test]
+    async fn what_is_listed_under_the_same_name_stays() {
+        let hub = hub();
+        let listed = vec![
+            Event::Init,
+            Event::InitApply(object(workflow("a", "new"))),
+            Event::InitDone,
+        ];
+        follow_events(&hub, Scope::Cluster, listed).await;
+        assert_eq!(uid(&hub, "a").as_deref(), Some("new"));
+        assert_eq!(uid(&hub, "b"), None);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_does_not_parse_stops_nothing() {
+        let hub = hub();
+        let mut broken = workflow("c", "c");
+        broken["spec"] = json!({"tasks": "none"});
+        let listed = vec![
+            Event::Init,
+            Event::InitApply(object(broken)),
+            Event::InitApply(object(workflow("a", "a"))),
+            Event::InitDone,
+        ];
+        follow_events(&hub, Scope::Cluster, listed).await;
+        assert_eq!(uid(&hub, "a").as_deref(), Some("a"));
+        assert_eq!(uid(&hub, "c"), None);
+        assert_eq!(hub.unparsable.depth(), 1);
+    }
+
+    #[test]
+    fn no_namespace_asked_for_means_all() {
+        assert!(matches!(Scope::of([])[..], [Scope::Cluster]));
+        let two = Scope::of(["a".to_owned(), "b".to_owned()]);
+        assert!(two[0].has(&("a".into(), "w".into())) && !two[1].has(&("a".into(), "w".into())));
     }
 }

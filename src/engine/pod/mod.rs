@@ -69,7 +69,7 @@ pub struct AttemptPod {
 /// The pod of attempt number `attempt` of `te`, all in it decided.
 pub fn attempt_pod(te: &TaskExecution, attempt: u32, settings: &PodSettings) -> AttemptPod {
     let inputs = Inputs::of(te);
-    let template = te.spec.pod_template.clone().unwrap_or_default();
+    let template = te.spec.pod_template.as_deref().cloned().unwrap_or_default();
     let metadata = template.metadata.unwrap_or_default();
     let overlay = template.spec.unwrap_or_default();
 
@@ -129,7 +129,7 @@ fn spec(
 }
 
 fn container(te: &TaskExecution, attempt: u32, inputs: &Inputs) -> Container {
-    let given = te.spec.container.clone().unwrap_or_default();
+    let given = te.spec.container.as_deref().cloned().unwrap_or_default();
     let mut mounts = given.volume_mounts.unwrap_or_default();
     mounts.extend(inputs.mount());
     Container {

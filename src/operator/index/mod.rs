@@ -3,14 +3,19 @@
 //!
 //! Plain data behind one lock; every method is short. Older versions never replace newer ones.
 
+mod slim;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
+use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
 use crate::api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow};
 
 /// Namespace and name.
@@ -49,7 +54,7 @@ pub struct Index(Mutex<State>);
 struct State {
     workflows: HashMap<Key, Arc<Workflow>>,
     executions: HashMap<Key, Arc<TaskExecution>>,
-    pods: HashMap<Key, Arc<Pod>>,
+    pods: HashMap<Key, KnownPod>,
     /// Names of task executions by their workflow's UID.
     children: HashMap<String, BTreeSet<Arc<str>>>,
     /// How many of them carry our finalizer.
@@ -137,11 +142,18 @@ impl Index {
     /// Takes in a pod; false if it was known.
     pub fn apply_pod(&self, pod: Pod) -> bool {
         let key = key_of(&pod);
+        let version = Version::of(&pod);
         let mut state = self.lock();
-        if !is_newer(state.pods.get(&key).map(AsRef::as_ref), &pod) {
+        let known = state.pods.get(&key);
+        if known.is_some_and(|known| !version.is_newer_than(&known.version)) {
             return false;
         }
-        state.pods.insert(key, Arc::new(slim_pod(pod)));
+        let mut pod = slim_pod(pod);
+        if let Some(before) = known.and_then(|known| known.pod.as_ref()) {
+            keep_first_deletion(before, &mut pod);
+        }
+        let pod = (!is_done(&pod)).then(|| Arc::new(pod));
+        state.pods.insert(key, KnownPod { version, pod });
         true
     }
 
@@ -151,7 +163,7 @@ impl Index {
         if state
             .pods
             .get(key)
-            .is_some_and(|known| uid.is_none() || known.metadata.uid.as_deref() == uid)
+            .is_some_and(|known| uid.is_none_or(|uid| *known.version.uid == *uid))
         {
             state.pods.remove(key);
         }
@@ -167,9 +179,9 @@ impl Index {
         self.lock().executions.get(key).cloned()
     }
 
-    /// A pod.
+    /// A pod; none also if it has ended and been let go.
     pub fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
-        self.lock().pods.get(key).cloned()
+        self.lock().pods.get(key)?.pod.clone()
     }
 
     /// All workflows.
@@ -182,24 +194,43 @@ impl Index {
         self.lock().executions.values().cloned().collect()
     }
 
-    /// All pods.
+    /// All pods that are of interest.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.lock().pods.values().cloned().collect()
+        let state = self.lock();
+        let whole = state.pods.values().filter_map(|known| known.pod.clone());
+        whole.collect()
     }
 
-    /// The keys of all workflows.
+    /// The keys of all workflows, in order.
     pub fn workflow_keys(&self) -> Vec<Key> {
-        self.lock().workflows.keys().cloned().collect()
+        let mut keys: Vec<_> = self.lock().workflows.keys().cloned().collect();
+        keys.sort();
+        keys
     }
 
-    /// The keys of all task executions.
+    /// The keys of all task executions, in order.
     pub fn execution_keys(&self) -> Vec<Key> {
-        self.lock().executions.keys().cloned().collect()
+        let mut keys: Vec<_> = self.lock().executions.keys().cloned().collect();
+        keys.sort();
+        keys
     }
 
-    /// The keys of all pods.
-    pub fn pod_keys(&self) -> Vec<Key> {
-        self.lock().pods.keys().cloned().collect()
+    /// The keys and UIDs of all workflows.
+    pub fn known_workflows(&self) -> Vec<(Key, String)> {
+        uids(&self.lock().workflows)
+    }
+
+    /// The keys and UIDs of all task executions.
+    pub fn known_executions(&self) -> Vec<(Key, String)> {
+        uids(&self.lock().executions)
+    }
+
+    /// The keys and UIDs of all pods.
+    pub fn known_pods(&self) -> Vec<(Key, String)> {
+        let uid = |known: &KnownPod| known.version.uid.to_string();
+        let state = self.lock();
+        let pods = state.pods.iter();
+        pods.map(|(key, known)| (key.clone(), uid(known))).collect()
     }
 
     /// The names of all task executions of a workflow, in order.
@@ -269,6 +300,14 @@ impl State {
     }
 }
 
+fn uids<K: Resource>(objects: &HashMap<Key, Arc<K>>) -> Vec<(Key, String)> {
+    let uid = |object: &Arc<K>| object.meta().uid.clone().unwrap_or_default();
+    objects
+        .iter()
+        .map(|(key, object)| (key.clone(), uid(object)))
+        .collect()
+}
+
 /// What a workflow looks at in its task executions.
 fn shape(execution: &TaskExecution) -> (Option<&str>, TaskPhase, bool) {
     let phase = execution
@@ -279,93 +318,46 @@ fn shape(execution: &TaskExecution) -> (Option<&str>, TaskPhase, bool) {
     (execution.metadata.uid.as_deref(), phase, is_held(execution))
 }
 
-/// resourceVersions are comparable as integers: a promise since Kubernetes 1.35 (KEP-5504), and
-/// true of etcd before. One that is no integer counts as newer.
+/// A pod, or the place of one that nobody will look at again: without that place, an older
+/// version of it would count as news.
+#[derive(Debug)]
+struct KnownPod {
+    version: Version,
+    pod: Option<Arc<Pod>>,
+}
+
+/// Which object it is, and which version of it.
+#[derive(Debug)]
+struct Version {
+    uid: Box<str>,
+    /// resourceVersions are comparable as integers: a promise since Kubernetes 1.35 (KEP-5504),
+    /// and true of etcd before. One that is no integer counts as newer.
+    number: Option<u64>,
+}
+
+impl Version {
+    fn of<K: Resource>(object: &K) -> Version {
+        let meta = object.meta();
+        let number = meta.resource_version.as_deref();
+        Version {
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            number: number.and_then(|text| text.parse().ok()),
+        }
+    }
+
+    fn is_newer_than(&self, known: &Version) -> bool {
+        if self.uid != known.uid {
+            return true;
+        }
+        match (known.number, self.number) {
+            (Some(known), Some(given)) => given > known,
+            _ => true,
+        }
+    }
+}
+
 fn is_newer<K: Resource>(known: Option<&K>, given: &K) -> bool {
-    let Some(known) = known else { return true };
-    if known.meta().uid != given.meta().uid {
-        return true;
-    }
-    let version = |object: &K| {
-        object
-            .resource_version()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    match (version(known), version(given)) {
-        (Some(known), Some(given)) => given > known,
-        _ => true,
-    }
-}
-
-/// About half of an object's metadata.
-fn drop_managed_fields<K: Resource>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
-    if let Some(annotations) = &mut object.meta_mut().annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
-}
-
-/// A finished, mirrored run is never written again: only its place is kept.
-fn slim_workflow(mut workflow: Workflow) -> Workflow {
-    drop_managed_fields(&mut workflow);
-    let ended = workflow
-        .status
-        .as_ref()
-        .is_some_and(|status| status.phase.is_final());
-    if ended && !is_held(&workflow) {
-        workflow.spec.tasks = Vec::new();
-        workflow.spec.inputs = None;
-        if let Some(status) = &mut workflow.status {
-            status.tasks = Vec::new();
-            status.transitions = Vec::new();
-            status.outputs = None;
-        }
-    }
-    workflow
-}
-
-fn slim_execution(mut execution: TaskExecution) -> TaskExecution {
-    drop_managed_fields(&mut execution);
-    let ended = execution
-        .status
-        .as_ref()
-        .is_some_and(|status| status.phase.is_final());
-    if ended {
-        execution.spec.container = None;
-        execution.spec.pod_template = None;
-    }
-    if ended && !is_held(&execution) {
-        execution.spec.inputs = None;
-        if let Some(status) = &mut execution.status {
-            status.transitions = Vec::new();
-            status.attempts = Vec::new();
-            status.conditions = Vec::new();
-        }
-    }
-    execution
-}
-
-/// Decisions read a pod's metadata and status, and of its spec only what is kept here.
-fn slim_pod(mut pod: Pod) -> Pod {
-    drop_managed_fields(&mut pod);
-    pod.metadata.annotations = None;
-    pod.spec = pod.spec.map(|spec| PodSpec {
-        node_name: spec.node_name,
-        containers: spec.containers.into_iter().map(slim_container).collect(),
-        init_containers: spec
-            .init_containers
-            .map(|inits| inits.into_iter().map(slim_container).collect()),
-        ..PodSpec::default()
-    });
-    pod
-}
-
-fn slim_container(container: Container) -> Container {
-    Container {
-        name: container.name,
-        resources: container.resources,
-        ..Container::default()
-    }
+    known.is_none_or(|known| Version::of(given).is_newer_than(&Version::of(known)))
 }
 
 /// Whether an object waits for its events to be in NATS.
@@ -374,98 +366,4 @@ pub fn is_held<K: Resource>(object: &K) -> bool {
         .finalizers()
         .iter()
         .any(|name| name == FINALIZER_EVENTS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn workflow() -> Workflow {
-        serde_json::from_value(json!({
-            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
-            "metadata": {"name": "w", "namespace": "n", "uid": "wu", "resourceVersion": "1"},
-            "spec": {"tasks": []},
-        }))
-        .unwrap()
-    }
-
-    fn execution(version: u64, phase: &str, finalizers: Value) -> TaskExecution {
-        serde_json::from_value(json!({
-            "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
-            "metadata": {"name": "t", "namespace": "n", "uid": "tu",
-                         "resourceVersion": version.to_string(), "finalizers": finalizers},
-            "spec": {
-                "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t", "container": {"image": "x"},
-                "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
-                "infrastructureRetries": 1, "imagePullTimeout": "10m",
-            },
-            "status": {"phase": phase},
-        }))
-        .unwrap()
-    }
-
-    fn key() -> Key {
-        ("n".into(), "t".into())
-    }
-
-    #[test]
-    fn an_older_version_never_replaces_a_newer_one() {
-        let index = Index::default();
-        assert_eq!(
-            index.apply_execution(execution(9, "Running", json!([]))),
-            Change::Notable
-        );
-        assert_eq!(
-            index.apply_execution(execution(10, "Running", json!([]))),
-            Change::Minor
-        );
-        assert_eq!(
-            index.apply_execution(execution(9, "Pending", json!([]))),
-            Change::Stale
-        );
-        let known = index.execution(&key()).unwrap();
-        assert_eq!(known.resource_version().as_deref(), Some("10"));
-    }
-
-    #[test]
-    fn another_object_of_the_same_name_is_newer_whatever_its_version() {
-        let index = Index::default();
-        index.apply_execution(execution(9, "Running", json!([])));
-        let mut other = execution(1, "Pending", json!([]));
-        other.metadata.uid = Some("other".to_owned());
-        assert_eq!(index.apply_execution(other), Change::Notable);
-        assert!(
-            index.delete_execution(&key(), Some("tu")).is_none(),
-            "the first one is not there"
-        );
-        assert!(index.execution(&key()).is_some());
-    }
-
-    #[test]
-    fn a_run_knows_which_of_its_tasks_changed_and_how_many_are_held() {
-        let index = Index::default();
-        index.apply_workflow(workflow());
-        let held = json!([FINALIZER_EVENTS]);
-        index.apply_execution(execution(1, "Running", held.clone()));
-        assert_eq!(index.take_changed("wu").len(), 1);
-        assert_eq!(index.take_changed("wu").len(), 0);
-        index.apply_execution(execution(2, "Succeeded", held));
-        assert_eq!(index.held_children("wu"), 1);
-        index.apply_execution(execution(3, "Succeeded", json!([])));
-        assert_eq!(index.held_children("wu"), 0);
-        assert_eq!(index.take_changed("wu").len(), 1);
-    }
-
-    #[test]
-    fn nothing_is_remembered_for_a_run_that_is_not_known() {
-        let index = Index::default();
-        index.apply_execution(execution(1, "Running", json!([FINALIZER_EVENTS])));
-        index.delete_execution(&key(), None);
-        assert_eq!(index.take_changed("wu").len(), 0);
-        assert_eq!(
-            (index.held_children("wu"), index.children("wu").len()),
-            (0, 0)
-        );
-    }
 }
