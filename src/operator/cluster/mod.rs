@@ -270,7 +270,8 @@ impl Cluster {
             "uid": pod.metadata.uid,
             "$deleteFromPrimitiveList/finalizers": [FINALIZER_OUTCOME],
         }}));
-        let released = api.patch(&key.1, &PatchParams::default(), &patch);
+        let params = PatchParams::default();
+        let released = api.patch(&key.1, &params, &patch);
         match self.call("patch", "pods", &key.1, released).await {
             Ok(pod) => {
                 self.hub.pod(pod);

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::*;
-use crate::operator::testing::{Answer, Asked as Request, client};
+use crate::operator::testing::{Answer, Asked as Request, client, refusal};
 
 fn pod(uid: &str) -> Pod {
     serde_json::from_value(json!({
