@@ -36,5 +36,174 @@ pub struct Hub {
     pub executions: Queue<Key>,
     /// Objects to publish.
     pub mirrored: Queue<Mirrored>,
+    /// Objects that were let go, to ask whether the stream still has their events.
+    pub owed: Queue<Mirrored>,
     /// Objects to show as unparsable.
     pub unparsable: Queue<Unparsable>,
+    /// How far the events are.
+    pub outbox: Outbox,
+    /// How fast steps follow each other.
+    pub gaps: StepGaps,
+}
+
+impl Hub {
+    /// A hub whose events `outbox` takes.
+    pub fn new(outbox: Outbox) -> Hub {
+        Hub {
+            outbox,
+            ..Hub::default()
+        }
+    }
+
+    /// A workflow as it is now.
+    pub fn workflow(&self, workflow: Workflow) {
+        let key = key_of(&workflow);
+        let uid = workflow.uid().unwrap_or_default();
+        let held = is_held(&workflow);
+        let receipt = receipt(&workflow);
+        let known = self.index.workflow(&key).and_then(|known| known.uid());
+        if !self.index.apply_workflow(workflow) {
+            return;
+        }
+        self.forget_namesake(known, &uid);
+        self.workflows.add(key.clone());
+        if held {
+            self.mirrored.add(Mirrored::Workflow(key));
+        } else if self.outbox.let_go(&uid, receipt.as_ref()) {
+            self.owed.add(Mirrored::Workflow(key));
+        }
+    }
+
+    /// A workflow is gone.
+    pub fn workflow_gone(&self, key: &Key, uid: Option<&str>) {
+        let known = || self.index.workflow(key).and_then(|known| known.uid());
+        let gone = uid.map(str::to_owned).or_else(known);
+        self.index.delete_workflow(key, uid);
+        self.workflows.add(key.clone());
+        let Some(uid) = gone.as_deref() else { return };
+        self.outbox.forget(uid);
+        // What it leaves behind is let go by its own reconciler.
+        for name in self.index.children(uid) {
+            self.executions.add(sibling(key, &name));
+        }
+    }
+
+    /// A task execution as it is now.
+    pub fn execution(&self, execution: TaskExecution) {
+        let key = key_of(&execution);
+        let uid = execution.uid().unwrap_or_default();
+        let held = is_held(&execution);
+        let receipt = receipt(&execution);
+        let workflow = sibling(&key, &execution.spec.workflow.name);
+        let known = self.index.execution(&key).and_then(|known| known.uid());
+        match self.index.apply_execution(execution) {
+            Change::Stale => return,
+            Change::Minor => {}
+            Change::Notable => self.workflows.add(workflow),
+        }
+        self.forget_namesake(known, &uid);
+        self.executions.add(key.clone());
+        if held {
+            self.mirrored.add(Mirrored::Execution(key));
+        } else if self.outbox.let_go(&uid, receipt.as_ref()) {
+            self.owed.add(Mirrored::Execution(key));
+        }
+    }
+
+    /// A task execution is gone.
+    pub fn execution_gone(&self, key: &Key, uid: Option<&str>) {
+        let Some(gone) = self.index.delete_execution(key, uid) else {
+            return;
+        };
+        self.outbox
+            .forget(gone.metadata.uid.as_deref().unwrap_or_default());
+        self.gaps.forget(key);
+        self.workflows.add(sibling(key, &gone.spec.workflow.name));
+    }
+
+    /// A pod as it is now.
+    pub fn pod(&self, pod: Pod) {
+        let Some(execution) = owner(&pod) else { return };
+        let ended = matches!(outcome::observe(&pod, None), PodState::Ended(_));
+        if self.index.apply_pod(pod) {
+            if ended {
+                self.gaps.ended(&execution);
+            }
+            self.executions.add(execution);
+        }
+    }
+
+    /// A pod is gone.
+    pub fn pod_gone(&self, key: &Key, uid: Option<&str>) {
+        let owner = self.index.pod(key).and_then(|pod| owner(&pod));
+        self.index.delete_pod(key, uid);
+        if let Some(execution) = owner {
+            self.executions.add(execution);
+        }
+    }
+
+    /// An object took the place of another one whose end was not seen.
+    fn forget_namesake(&self, known: Option<String>, uid: &str) {
+        if let Some(gone) = known.filter(|known| known != uid) {
+            self.outbox.forget(&gone);
+        }
+    }
+
+    /// Queues every object that has something to tell: the connection came back.
+    pub fn publish_all(&self) {
+        for (who, uid, held) in self.all_mirrored() {
+            if held {
+                self.mirrored.add(who);
+            } else if self.outbox.is_owed(&uid) {
+                self.owed.add(who);
+            }
+        }
+    }
+
+    /// The stream lost messages: what was let go may have to be told again too.
+    pub fn start_over(&self) {
+        let all = self.all_mirrored();
+        let let_go = all.filter(|(who, _, held)| !held && self.receipt_of(who).is_some());
+        self.outbox.start_over(let_go.map(|(_, uid, _)| uid));
+        self.publish_all();
+    }
+
+    /// The receipt of an object that was let go.
+    pub fn receipt_of(&self, who: &Mirrored) -> Option<MirrorPosition> {
+        match who {
+            Mirrored::Workflow(key) => receipt(&*self.index.workflow(key)?),
+            Mirrored::Execution(key) => receipt(&*self.index.execution(key)?),
+        }
+    }
+
+    /// Every workflow and task execution, with its UID and whether it is held.
+    fn all_mirrored(&self) -> impl Iterator<Item = (Mirrored, String, bool)> {
+        let workflows = self.index.workflow_keys().into_iter().filter_map(|key| {
+            let workflow = self.index.workflow(&key)?;
+            let uid = workflow.uid().unwrap_or_default();
+            Some((Mirrored::Workflow(key), uid, is_held(&*workflow)))
+        });
+        let executions = self.index.execution_keys().into_iter().filter_map(|key| {
+            let execution = self.index.execution(&key)?;
+            let uid = execution.uid().unwrap_or_default();
+            Some((Mirrored::Execution(key), uid, is_held(&*execution)))
+        });
+        workflows.chain(executions)
+    }
+}
+
+/// Where the events of an object are that was let go with all of them in the stream.
+pub fn receipt<K: Resource>(object: &K) -> Option<MirrorPosition> {
+    let text = object.annotations().get(ANNOTATION_MIRRORED)?;
+    let receipt = serde_json::from_str(text).ok();
+    receipt.filter(|_| !is_held(object))
+}
+
+/// The task execution that a pod belongs to.
+fn owner(pod: &Pod) -> Option<Key> {
+    let owner = pod
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == "TaskExecution")?;
+    Some(sibling(&key_of(pod), &owner.name))
+}
