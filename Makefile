@@ -26,9 +26,11 @@ e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 lint: ## Every static check
 	@hack/lint
 
-.PHONY: bench-basics
+.PHONY: bench-basics bench-survive
 bench-basics: ## Print API writes, step gap, start, memory and image size beside their targets
 	@hack/bench-basics
+bench-survive: ## Kill, replace, fill and cut off the operator, and print what that does beside the targets
+	@hack/bench-survive
 
 .PHONY: cluster-up cluster-down kubeconfig
 cluster-up: ## Start Kubernetes on this machine, or what of it does not run

@@ -250,7 +250,7 @@ impl Executions {
             let released = self.cluster.release_execution(execution, receipt.as_ref());
             return released.await.map(|()| None);
         }
-        self.let_go_when_due(execution, phase).await
+        self.let_go_when_due(key, execution, phase).await
     }
 
     /// Whether the workflow has reached its final phase or is gone. Until then a finished
@@ -273,10 +273,11 @@ impl Executions {
 
     async fn let_go_when_due(
         &self,
+        key: &Key,
         execution: &TaskExecution,
         phase: TaskPhase,
     ) -> Result<Option<Instant>, CallError> {
-        match Due::of(execution, self.deletion_grace, &*self.clock) {
+        match self.due(key, execution) {
             Due::Never => Ok(None),
             Due::At(at) => Ok(Some(at)),
             Due::Now => {
@@ -291,6 +292,20 @@ impl Executions {
                     .await
                     .map(|()| None)
             }
+        }
+    }
+
+    /// When the grace ends: it begins with the deletion of the execution or of its run. A run is
+    /// held by its executions, and takes them along only when it goes itself.
+    fn due(&self, key: &Key, execution: &TaskExecution) -> Due {
+        let owner = &execution.spec.workflow;
+        let run = self.hub.index.workflow(&sibling(key, &owner.name));
+        match (
+            Due::of(execution, self.deletion_grace, &*self.clock),
+            run.filter(|run| run.uid().as_deref() == Some(&owner.uid)),
+        ) {
+            (Due::Never, Some(run)) => Due::of(&*run, self.deletion_grace, &*self.clock),
+            (due, _) => due,
         }
     }
 }

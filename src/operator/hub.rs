@@ -62,11 +62,16 @@ impl Hub {
         let held = is_held(&workflow);
         let receipt = receipt(&workflow);
         let known = self.index.workflow(&key).and_then(|known| known.uid());
+        let deleted = workflow.metadata.deletion_timestamp.is_some();
         if !self.index.apply_workflow(workflow) {
             return;
         }
         self.forget_namesake(known, &uid);
         self.workflows.add(key.clone());
+        if deleted {
+            // The grace in which their events can still be told has begun for its children too.
+            self.wake_children(&key, &uid);
+        }
         if held {
             self.mirrored.add(Mirrored::Workflow(key));
         } else if self.outbox.let_go(&uid, receipt.as_ref()) {
@@ -83,8 +88,12 @@ impl Hub {
         let Some(uid) = gone.as_deref() else { return };
         self.outbox.forget(uid);
         // What it leaves behind is let go by its own reconciler.
+        self.wake_children(key, uid);
+    }
+
+    fn wake_children(&self, workflow: &Key, uid: &str) {
         for name in self.index.children(uid) {
-            self.executions.add(sibling(key, &name));
+            self.executions.add(sibling(workflow, &name));
         }
     }
 
@@ -206,4 +215,55 @@ fn owner(pod: &Pod) -> Option<Key> {
         .iter()
         .find(|owner| owner.kind == "TaskExecution")?;
     Some(sibling(&key_of(pod), &owner.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_is_being_deleted_wakes_its_task_executions() {
+        let run = |version: &str, more: serde_json::Value| {
+            let mut run = json!({
+                "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+                "metadata": {"name": "w", "namespace": "n", "uid": "wu", "resourceVersion": version},
+                "spec": {"tasks": []},
+            });
+            if let (Some(metadata), Some(more)) =
+                (run["metadata"].as_object_mut(), more.as_object())
+            {
+                metadata.extend(more.clone());
+            }
+            serde_json::from_value::<Workflow>(run).unwrap()
+        };
+        let execution: TaskExecution = serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
+            "metadata": {"name": "t", "namespace": "n", "uid": "tu", "resourceVersion": "2"},
+            "spec": {
+                "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t", "container": {"image": "x"},
+                "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
+                "infrastructureRetries": 1, "imagePullTimeout": "10m",
+            },
+        }))
+        .unwrap();
+        let hub = Hub::default();
+        hub.workflow(run("1", json!({})));
+        hub.execution(execution);
+        let key = hub.executions.next().await;
+        hub.executions.done(&key);
+
+        hub.workflow(run("3", json!({"labels": {"a": "b"}})));
+        assert_eq!(
+            hub.executions.depth(),
+            0,
+            "a change that does not concern them"
+        );
+        hub.workflow(run(
+            "4",
+            json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        ));
+        assert_eq!(hub.executions.next().await, key);
+    }
 }

@@ -9,8 +9,9 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fake_kubelet import FakeNode
 
-from harness import cluster, events, ghost, installation, operator
+from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator
 
 NAMESPACES = pytest.StashKey[list]()
 
@@ -85,6 +86,40 @@ def host_operator(turn, tmp_path):
             yield made
     finally:
         installation.scale(installation.OPERATOR, 1)
+
+
+@pytest.fixture
+def standby(host_operator, tmp_path):
+    """A second operator on this machine, beside the first."""
+    with contextlib.closing(operator.HostOperator(tmp_path / "standby")) as made:
+        yield made
+
+
+@pytest.fixture
+def host_nats(turn, tmp_path):
+    """A NATS server on this machine, for operators on this machine."""
+    with contextlib.closing(nats_server.HostNats(tmp_path / "nats")) as made:
+        yield made
+
+
+@pytest.fixture
+def fake_node(turn):
+    """A second node whose pods end well by themselves, without a container: many pods cost little."""
+    with FakeNode(f"fake-{uuid.uuid4().hex[:5]}") as made:
+        yield made
+
+
+@pytest.fixture
+def closed_gate(turn):
+    """Holds back the tasks that have its pod template, until it is opened."""
+    with contextlib.closing(gate.Gate(f"gate-{uuid.uuid4().hex[:5]}")) as made:
+        yield made
+
+
+@pytest.fixture
+def requests(turn):
+    """What the operator asks of the API server from now on."""
+    return audit.Audit()
 
 
 @pytest.fixture

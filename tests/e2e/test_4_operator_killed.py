@@ -1,62 +1,17 @@
 """The operator dies without a word, at any moment: nothing runs twice, nothing is told twice, nothing is lost."""
 
 import os
-import random
 import signal
 import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from harness import cluster, installation
-from harness.cluster import attempt_of, finished_at, task_of
+from harness.cluster import finished_at, task_of
 from harness.events import by_object, names, whole_run
 from harness.manifests import HANG, task, workflow
 
 pytestmark = pytest.mark.alone
-
-SEED = int(os.environ.get("COMPOZY_E2E_SEED", random.SystemRandom().randrange(1 << 32)))
-
-
-@pytest.mark.timeout(180)
-def test_killed_five_times_during_thirty_tasks(namespace, subscriber, host_operator):
-    print(f"COMPOZY_E2E_SEED={SEED}")
-    moments = [random.Random(SEED + kill).uniform(0.1, 2.5) for kill in range(5)]
-    print("killed so long after taking the lead:", ", ".join(f"{moment:.2f} s" for moment in moments))
-
-    # Ten chains of three: work is under way, finished and still to come at every moment.
-    say = 'sleep 1; echo "{\\"n\\": $N}" > $COMPOZY_OUTPUTS'
-    tasks = []
-    for chain in range(10):
-        for step in range(3):
-            before = f"t-{chain}-{step - 1}"
-            count = str(chain) if step == 0 else f'${{{{ tasks["{before}"].outputs.n + 1 }}}}'
-            depends = {} if step == 0 else {"dependsOn": [before]}
-            tasks.append(task(f"t-{chain}-{step}", say, {"env": [{"name": "N", "value": count}]}, **depends))
-    outputs = {f"c{chain}": f'${{{{ tasks["t-{chain}-2"].outputs.n }}}}' for chain in range(10)}
-
-    pods = namespace.watch("pods")
-    host_operator.start().leads()
-    namespace.create(workflow("survivor", *tasks, parallelism=6, outputs=outputs))
-    for moment in moments:
-        host_operator.leads()
-        time.sleep(moment)  # the moment of the crash is what is random here
-        host_operator.kill()
-        phase = namespace.get("cw", "survivor").get("status", {}).get("phase")
-        assert phase in (None, "Pending", "Running"), "killed while the run is under way"
-        host_operator.start()
-
-    ended = namespace.succeeded("survivor", timeout=100)
-    assert ended["status"]["outputs"] == {f"c{chain}": chain + 2 for chain in range(10)}
-    attempts = Counter((task_of(pod), attempt_of(pod)) for pod in pods.seen().values())
-    assert attempts == Counter({(one["name"], 1): 1 for one in tasks}), "one pod for each attempt, one attempt a task"
-
-    objects = by_object(whole_run(namespace, subscriber, "survivor"))
-    assert names(objects.pop(ended["metadata"]["uid"])) == ["started", "completed"]
-    assert len(objects) == 30
-    for messages in objects.values():
-        assert names(messages) == ["scheduled", "started", "completed"]
 
 
 def test_a_pod_that_finished_and_was_deleted_meanwhile_is_recognised(namespace, subscriber, host_operator):
@@ -123,26 +78,9 @@ def test_the_installed_operator_is_killed_and_comes_back(namespace, subscriber):
     steps = [task(f"s-{step}", "sleep 1", **({"dependsOn": [f"s-{step - 1}"]} if step else {})) for step in range(4)]
     namespace.create(workflow("steady", *steps))
     pods.one(lambda pod: task_of(pod) == "s-1", what="the second step")
-    os.kill(_process_of_the_operator(), signal.SIGKILL)
+    os.kill(installation.operator_process(), signal.SIGKILL)
 
     namespace.succeeded("steady", timeout=60)
     assert len(pods.seen()) == 4
     whole_run(namespace, subscriber, "steady")
     cluster.kubectl("-n", installation.SPACE, "rollout", "status", installation.OPERATOR, "--timeout=60s", timeout=70)
-
-
-def _process_of_the_operator():
-    """The host's id of the process in the operator's pod: its cgroup names the pod."""
-    selector = "app.kubernetes.io/component=operator"
-    [pod] = cluster.get("-n", installation.SPACE, "pods", "-l", selector)
-    uid = pod["metadata"]["uid"]
-    names_of_uid = (uid, uid.replace("-", "_"))
-    for process in filter(lambda path: path.name.isdigit(), Path("/proc").iterdir()):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")[0]
-            group = (process / "cgroup").read_text()
-        except OSError:  # ended meanwhile
-            continue
-        if command.endswith(b"/operator") and any(name in group for name in names_of_uid):
-            return int(process.name)
-    raise AssertionError(f"no process of pod {uid} on this machine")

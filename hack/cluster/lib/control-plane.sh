@@ -22,6 +22,7 @@ start_etcd() {
 }
 
 start_apiserver() {
+  write_audit_policy
   ensure_running apiserver "$COMPOZY_BIN/kube-apiserver" --etcd-servers="http://127.0.0.1:$etcd_port" \
     --secure-port="$api_port" --advertise-address="$node_address" --service-cluster-ip-range="$service_range" \
     --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" --client-ca-file="$pki/ca.crt" \
@@ -29,5 +30,18 @@ start_apiserver() {
     --kubelet-preferred-address-types=InternalIP --allow-privileged \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$pki/service-accounts.pub" \
-    --service-account-signing-key-file="$pki/service-accounts.key"
+    --service-account-signing-key-file="$pki/service-accounts.key" \
+    --audit-policy-file="$COMPOZY_CLUSTER/audit.yaml" --audit-log-path="$COMPOZY_CLUSTER/log/audit.log" \
+    --audit-log-maxsize=200 --audit-log-maxbackup=1
+}
+
+# Who asked for what, of the service accounts in compozy-system: what the operator does as the API server saw it.
+write_audit_policy() {
+  cat >"$COMPOZY_CLUSTER/audit.yaml" <<YAML
+apiVersion: audit.k8s.io/v1
+kind: Policy
+rules:
+- {level: Metadata, userGroups: ["system:serviceaccounts:compozy-system"]}
+- {level: None}
+YAML
 }

@@ -100,15 +100,28 @@ class Subscriber:
         """The run's messages in the stream, read from its sequence 1 on, once `question(messages)` is true of them."""
         return self._run(self._read(run, question, timeout, what), timeout + 30)
 
-    async def _read(self, run, question, timeout, what):
-        until, found = time.monotonic() + timeout, []
-        while not self.connection.is_connected:
-            assert time.monotonic() < until, f"NATS is not back within {timeout} s"
-            await asyncio.sleep(0.05)
+    def ask(self, question, timeout=30):
+        """The answer to a question to JetStream, such as `lambda jetstream: jetstream.delete_stream(STREAM)`."""
+        return self._run(question(self.connection.jetstream()), timeout)
+
+    async def _consume(self, until, timeout):
+        """Reads the stream from its beginning, once it is there."""
         consumer = ConsumerConfig(
             deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, inactive_threshold=30, mem_storage=True
         )
-        subscription = await self.connection.jetstream().pull_subscribe(SUBJECTS, stream=STREAM, config=consumer)
+        why = "no connection"
+        while time.monotonic() < until:
+            if self.connection.is_connected:
+                try:
+                    return await self.connection.jetstream().pull_subscribe(SUBJECTS, stream=STREAM, config=consumer)
+                except (nats.errors.Error, TimeoutError, OSError) as error:
+                    why = error
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"the stream is not there within {timeout} s: {why}")
+
+    async def _read(self, run, question, timeout, what):
+        until, found = time.monotonic() + timeout, []
+        subscription = await self._consume(until, timeout)
         try:
             while True:
                 left = until - time.monotonic()

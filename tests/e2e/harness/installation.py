@@ -68,6 +68,28 @@ def end_of_log(text, about, lines=60):
     return "\n".join([line for line in text.splitlines() if any(word in line for word in words)][-lines:])
 
 
+def operator_process():
+    """The host's id of the process in the operator's pod: its cgroup names the pod."""
+    [pod] = cluster.get("-n", SPACE, "pods", "-l", "app.kubernetes.io/component=operator")
+    uid = pod["metadata"]["uid"]
+    names_of_uid = (uid, uid.replace("-", "_"))
+    for process in filter(lambda path: path.name.isdigit(), Path("/proc").iterdir()):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")[0]
+            group = (process / "cgroup").read_text()
+        except OSError:  # ended meanwhile
+            continue
+        if command.endswith(b"/operator") and any(name in group for name in names_of_uid):
+            return int(process.name)
+    raise AssertionError(f"no process of pod {uid} on this machine")
+
+
+def processor_seconds(process):
+    """How much processor time a process of this machine has used."""
+    user, system = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def operator_binary():
     """The operator for this machine: $COMPOZY_OPERATOR_BIN, or what cargo built last for the image or here."""
     if given := os.environ.get("COMPOZY_OPERATOR_BIN"):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
+import uuid
 
 from . import cluster, installation
 
@@ -14,8 +17,10 @@ class HostOperator:
     """Starts operators one after the other; only one runs at a time."""
 
     def __init__(self, directory):
+        directory.mkdir(exist_ok=True)
         self.directory = directory
         self.log = directory / "operator.log"
+        self.identity = None
         self.process = None
         self.starts = 0
         self._write_credentials()
@@ -27,29 +32,42 @@ class HostOperator:
         )
         config = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
         config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token.strip()}}]
+        self.server = config["clusters"][0]["cluster"]["server"]
         (self.directory / "kubeconfig").write_text(json.dumps(config))
         user, password = installation.secret("operator")
         (self.directory / "nats-user").write_text(user)
         (self.directory / "nats-password").write_text(password)
 
-    def start(self):
-        """Starts a new operator; `leads` waits until it works."""
+    def reach_the_api_server_at(self, address):
+        """Takes another way to the API server, such as one that a test can cut."""
+        path = self.directory / "kubeconfig"
+        path.write_text(path.read_text().replace(self.server, address))
+        self.server = address
+
+    def start(self, identity=None, **changed):
+        """Starts a new operator; `leads` waits until it works. `changed` are flags by their names; None leaves one out.
+
+        One that is started under the identity of a dead one has its lease and need not wait for the end of it.
+        """
         assert self.process is None, "the operator before is still there"
         self.starts += 1
-        self.identity = f"e2e-{os.getpid()}-{self.starts}"
-        self.port = _free_port()
+        self.identity = identity or f"e2e-{uuid.uuid4().hex[:8]}"
+        self.port = free_port()
+        flags = {
+            "namespace": installation.SPACE, "lease_name": installation.LEASE,
+            "identity": self.identity, "lease_duration": "3s",
+            "http_address": f"127.0.0.1:{self.port}", "log_format": "text",
+            "nats_url": installation.nats_url(),
+            "nats_user_file": self.directory / "nats-user", "nats_password_file": self.directory / "nats-password",
+            **changed,
+        }  # fmt: skip
         with self.log.open("a") as log:
             log.write(f"--- start {self.starts} as {self.identity}\n")
             log.flush()
             self.process = subprocess.Popen(
                 [
                     installation.operator_binary(),
-                    *("--namespace", installation.SPACE, "--lease-name", installation.LEASE),
-                    *("--identity", self.identity, "--lease-duration", "3s"),
-                    *("--http-address", f"127.0.0.1:{self.port}", "--log-format", "text"),
-                    *("--nats-url", installation.nats_url()),
-                    *("--nats-user-file", str(self.directory / "nats-user")),
-                    *("--nats-password-file", str(self.directory / "nats-password")),
+                    *(f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None),
                 ],
                 env={"PATH": os.environ["PATH"], "KUBECONFIG": str(self.directory / "kubeconfig")},
                 stdout=log,
@@ -58,11 +76,18 @@ class HostOperator:
         return self
 
     def leads(self, timeout=30):
-        """Waits until this operator holds the lease."""
+        """Waits until this operator works: it says that it leads, and the lease is its own."""
+        return self._until(lambda: self.metric("compozy_leader") == 1 and self.holder() == self.identity, "lead", timeout)
+
+    def ready(self, timeout=30):
+        """Waits until this operator has seen all objects, whether it leads or not."""
+        return self._until(lambda: self._answer("/readyz") is not None, "get ready", timeout)
+
+    def _until(self, is_so, what, timeout):
         until = time.monotonic() + timeout
-        while self.holder() != self.identity:
+        while not is_so():
             assert self.process.poll() is None, f"the operator ended by itself: {self.tail()}"
-            assert time.monotonic() < until, f"does not lead within {timeout} s: {self.tail()}"
+            assert time.monotonic() < until, f"does not {what} within {timeout} s: {self.tail()}"
             time.sleep(0.05)
         return self
 
@@ -72,9 +97,20 @@ class HostOperator:
         return lease["spec"].get("holderIdentity")
 
     def metrics(self):
-        """The Prometheus text."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            return answer.read().decode()
+        """The Prometheus text, empty while nobody answers."""
+        return self._answer("/metrics") or ""
+
+    def metric(self, name):
+        """The sum of a metric's samples; 0 if there are none."""
+        found = re.findall(rf"^{name}(?:{{.*}})? (\S+)", self.metrics(), re.MULTILINE)
+        return sum(map(float, found))
+
+    def _answer(self, path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:  # not yet, or not ready
+            return None
 
     def kill(self):
         """kill -9."""
@@ -82,10 +118,28 @@ class HostOperator:
         self.process.wait(timeout=10)
         self.process = None
 
+    def freeze(self):
+        """Stops it where it is, as a machine does that swaps or is moved."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def ends(self, timeout=30):
+        """Waits until it has ended by itself; its exit code."""
+        code = self.process.wait(timeout=timeout)
+        self.process = None
+        return code
+
+    def processor_seconds(self):
+        """How much processor time it has used."""
+        return installation.processor_seconds(self.process.pid)
+
     def close(self):
         """Ends what runs, as an orderly shutdown if it still answers."""
         if self.process is None:
             return
+        self.thaw()
         self.process.terminate()
         try:
             self.process.wait(timeout=15)
@@ -99,7 +153,8 @@ class HostOperator:
         return installation.end_of_log(self.log.read_text(errors="replace"), about)
 
 
-def _free_port():
+def free_port():
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
