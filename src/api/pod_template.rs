@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, PodSecurityContext, Toleration, Volume,
+    Affinity, HostAlias, LocalObjectReference, PodDNSConfig, PodSecurityContext, Toleration,
+    TopologySpreadConstraint, Volume,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,4 +64,49 @@ pub struct PodOverlay {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::schema::list_of::<Volume>")]
     pub volumes: Vec<Volume>,
+    /// How the pods spread over nodes and zones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::schema::list_of::<TopologySpreadConstraint>")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// The pods' priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: Option<String>,
+    /// What runs the containers, such as a sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub runtime_class_name: Option<String>,
+    /// The scheduler that finds nodes for the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub scheduler_name: Option<String>,
+    /// How long a container may take to end once it got SIGTERM. Default 30; at most 240, for a run
+    /// that is ended waits no longer than five minutes for its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 240))]
+    pub termination_grace_period_seconds: Option<i64>,
+    /// Where names are looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub dns_policy: Option<String>,
+    /// Servers and search paths of lookups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::schema::embedded::<PodDNSConfig>")]
+    pub dns_config: Option<PodDNSConfig>,
+    /// Lines of the pods' /etc/hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::schema::list_of::<HostAlias>")]
+    pub host_aliases: Vec<HostAlias>,
+    /// False gives the pods a user namespace: root in them is nobody on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_users: Option<bool>,
+    /// The node's network; only if the installation allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_network: Option<bool>,
+    /// The node's processes; only if the installation allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "hostPID")]
+    pub host_pid: Option<bool>,
+    /// The node's shared memory; only if the installation allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "hostIPC")]
+    pub host_ipc: Option<bool>,
 }

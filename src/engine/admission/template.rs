@@ -61,6 +61,15 @@ fn overlay(check: &mut Check, overlay: &PodOverlay, path: &str) {
     if let Some(context) = &overlay.security_context {
         security(check, context, &format!("{path}.securityContext"));
     }
+    for (field, asked) in [
+        ("hostNetwork", overlay.host_network),
+        ("hostPID", overlay.host_pid),
+        ("hostIPC", overlay.host_ipc),
+    ] {
+        if asked == Some(true) {
+            check.refuse_unless(Lift::HostNamespaces, format!("{path}.{field}"), field);
+        }
+    }
 }
 
 fn service_account(check: &mut Check, account: &str, path: &str) {

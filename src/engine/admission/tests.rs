@@ -74,6 +74,9 @@ fn a_container_with_more_rights_needs_the_installations_leave(
 #[rstest]
 #[case::account("serviceAccountName", "allow.serviceAccounts: [builder]", json!({"serviceAccountName": "builder"}))]
 #[case::host_path("volumes[1].hostPath", "allow.hostPath", json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/"}}]}))]
+#[case::network("hostNetwork", "allow.hostNamespaces", json!({"hostNetwork": true}))]
+#[case::processes("hostPID", "allow.hostNamespaces", json!({"hostPID": true}))]
+#[case::memory("hostIPC", "allow.hostNamespaces", json!({"hostIPC": true}))]
 #[case::sysctl("securityContext.sysctls[0]", "allow.privileged", security(json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]})))]
 #[case::seccomp("securityContext.seccompProfile.type", "allow.privileged", security(json!({"seccompProfile": {"type": "Unconfined"}})))]
 fn a_pod_with_more_rights_needs_the_installations_leave(

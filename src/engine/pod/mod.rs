@@ -124,6 +124,18 @@ fn spec(
         affinity: overlay.affinity,
         image_pull_secrets: some(overlay.image_pull_secrets),
         volumes: some(volumes),
+        topology_spread_constraints: some(overlay.topology_spread_constraints),
+        priority_class_name: overlay.priority_class_name,
+        runtime_class_name: overlay.runtime_class_name,
+        scheduler_name: overlay.scheduler_name,
+        termination_grace_period_seconds: overlay.termination_grace_period_seconds,
+        dns_policy: overlay.dns_policy,
+        dns_config: overlay.dns_config,
+        host_aliases: some(overlay.host_aliases),
+        host_users: overlay.host_users,
+        host_network: overlay.host_network,
+        host_pid: overlay.host_pid,
+        host_ipc: overlay.host_ipc,
         ..PodSpec::default()
     }
 }

@@ -48,6 +48,23 @@ fn overlay(below: PodOverlay, above: PodOverlay) -> PodOverlay {
         image_pull_secrets: replaced(below.image_pull_secrets, above.image_pull_secrets),
         security_context: above.security_context.or(below.security_context),
         volumes: replaced(below.volumes, above.volumes),
+        topology_spread_constraints: replaced(
+            below.topology_spread_constraints,
+            above.topology_spread_constraints,
+        ),
+        priority_class_name: above.priority_class_name.or(below.priority_class_name),
+        runtime_class_name: above.runtime_class_name.or(below.runtime_class_name),
+        scheduler_name: above.scheduler_name.or(below.scheduler_name),
+        termination_grace_period_seconds: above
+            .termination_grace_period_seconds
+            .or(below.termination_grace_period_seconds),
+        dns_policy: above.dns_policy.or(below.dns_policy),
+        dns_config: above.dns_config.or(below.dns_config),
+        host_aliases: replaced(below.host_aliases, above.host_aliases),
+        host_users: above.host_users.or(below.host_users),
+        host_network: above.host_network.or(below.host_network),
+        host_pid: above.host_pid.or(below.host_pid),
+        host_ipc: above.host_ipc.or(below.host_ipc),
     }
 }
 

@@ -328,6 +328,22 @@ fn of_three_templates_the_most_specific_one_has_the_last_word() {
     );
 }
 
+#[rstest]
+#[case(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]}))]
+#[case(json!({"priorityClassName": "batch", "runtimeClassName": "gvisor", "schedulerName": "mine"}))]
+#[case(json!({"terminationGracePeriodSeconds": 90}))]
+#[case(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["10.0.0.1"]}, "hostAliases": [{"ip": "10.0.0.2", "hostnames": ["db"]}]}))]
+#[case(json!({"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true}))]
+fn each_part_of_a_template_reaches_the_pod(#[case] part: Value) {
+    let only = template(json!({"spec": part}));
+    let merged = merge_templates(Some(&only), Some(&template(json!({"spec": {}}))), None);
+    assert_eq!(serde_json::to_value(&merged).unwrap()["spec"], part);
+    let pod = json_of(json!({"podTemplate": {"spec": part}}));
+    for (field, value) in part.as_object().unwrap() {
+        assert_eq!(&pod["spec"][field], value, "{field}");
+    }
+}
+
 #[test]
 fn no_template_at_all_is_an_empty_one() {
     assert_eq!(merge_templates(None, None, None), PodTemplate::default());
