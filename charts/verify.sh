@@ -77,6 +77,7 @@ refuses "replicas" --set replicas=many
 refuses "leaseDuration" --set leaderElection.leaseDuration=soon
 refuses "watchNamespaces" --set 'watchNamespaces={Team}'
 refuses "serviceAccountName" --set podSpec.serviceAccountName=other
+refuses "afterFailed" --set ttl.afterFailed=soon
 refuses "choose one" --set nats.external.url=nats://elsewhere:4222
 
 # Rights are named one by one.

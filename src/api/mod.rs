@@ -10,6 +10,7 @@ mod error;
 mod pod_template;
 mod retry;
 mod schema;
+mod suspension;
 mod task_execution;
 mod time;
 mod transition;
@@ -19,6 +20,7 @@ pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, SUCCEEDED};
 pub use error::{ErrorCode, ErrorInfo};
 pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
+pub use suspension::Suspension;
 pub use task_execution::{
     AttemptRecord, FailureClass, Failures, Stop, Stopping, TaskExecution, TaskExecutionSpec,
     TaskExecutionStatus, TaskPhase, WorkflowRef,
@@ -28,7 +30,7 @@ pub use transition::{
     MirrorPosition, TaskEvent, TaskTransition, TransitionData, WorkflowEvent, WorkflowTransition,
 };
 pub use workflow::{
-    Cancel, FailurePolicy, OnFailure, RunPhase, Task, TaskDefaults, TaskRow, Workflow,
+    Cancel, FailurePolicy, OnFailure, RunPhase, Task, TaskDefaults, TaskRow, Ttl, Workflow,
     WorkflowSpec, WorkflowStatus,
 };
 

@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, ResolvedRetry, TaskTransition,
-    Time,
+    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, ResolvedRetry, Suspension,
+    TaskTransition, Time,
 };
 
 /// Everything an attempt needs, resolved: nothing is left to choose when it is dispatched. Only
-/// `stop` changes later.
+/// `suspend` and `stop` change later.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "compozy.dev",
@@ -83,6 +83,9 @@ pub struct TaskExecutionSpec {
     /// The longest that the execution may take as a whole, from its creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
+    /// The wish that no attempt starts, by the workflow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
     /// The wish to end it, by the workflow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
@@ -195,9 +198,12 @@ pub struct TaskExecutionStatus {
     /// Why it is in this phase, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When the next attempt may start.
+    /// When the next attempt may start; it moves by the time that the run is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
+    /// For how long it was suspended, which `deadline` and pauses do not count.
+    #[serde(default, skip_serializing_if = "Suspension::is_none")]
+    pub suspension: Suspension,
     /// Written before the operator deletes a pod itself, so that its own deletion is never taken
     /// for somebody else's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

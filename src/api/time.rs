@@ -53,7 +53,7 @@ impl JsonSchema for Time {
 }
 
 /// A span of time as Go and Kubernetes write it: `1h30m`, `90s`, `250ms`. Never negative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration(std::time::Duration);
 
 impl Duration {

@@ -20,6 +20,10 @@ pub enum WorkflowEvent {
     Cancelled,
     /// The run took longer than its `timeout`.
     TimedOut,
+    /// The run was suspended.
+    WaitingStarted,
+    /// The run goes on.
+    WaitingEnded,
 }
 
 /// The state events of a task execution.
@@ -98,6 +102,7 @@ pub struct MirrorPosition {
 /// | task `failed` | `error`, `class`, `current_attempt` |
 /// | task `retry_scheduled` | `next_attempt_delay_ms` |
 /// | `cancelled` of both | `reason` |
+/// | workflow `waiting_ended` | `suspended_ms` |
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TransitionData {
@@ -119,6 +124,9 @@ pub struct TransitionData {
     /// Why it was ended from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// For how long the run was suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended_ms: Option<u64>,
 }
 
 impl TransitionData {

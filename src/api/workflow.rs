@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, RetryPolicy, Time,
+    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, RetryPolicy, Suspension, Time,
     WorkflowTransition,
 };
 
-/// What a run does. Immutable after creation, except `cancel`.
+/// What a run does. Immutable after creation, except `suspend`, `cancel` and `ttl`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "compozy.dev",
@@ -72,9 +72,19 @@ pub struct WorkflowSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_policy: Option<FailurePolicy>,
 
+    /// While true nothing new starts: no task, no attempt, no retry. Pods that run go on to their
+    /// end. The workflow's `timeout`, deadlines and pauses before retries stand still meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+
     /// Ends the run: what runs is stopped, the phase becomes Cancelled. Cannot be withdrawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel: Option<Cancel>,
+
+    /// How long the finished run stays before it is deleted with all that belongs to it. What it
+    /// does not say the installation may; otherwise the run stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
 
     /// For tasks that do not say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,7 +201,8 @@ pub struct TaskDefaults {
 }
 
 /// What a failed task means for the others. FailFast (the default): nothing new starts, what runs
-/// may finish. Complete: tasks that do not depend on the failed one go on.
+/// may finish. Complete: tasks that do not depend on the failed one go on. Cancel: nothing new
+/// starts, what runs is ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum FailurePolicy {
     /// Nothing new starts; what runs may finish.
@@ -199,6 +210,8 @@ pub enum FailurePolicy {
     FailFast,
     /// Tasks that do not depend on the failed one go on.
     Complete,
+    /// Nothing new starts; what runs is ended.
+    Cancel,
 }
 
 /// Whether a task's failure fails the run. Fail (the default): it does. Continue: it counts as
@@ -221,8 +234,21 @@ pub struct Cancel {
     pub reason: Option<String>,
 }
 
-/// Where a run is: Pending (not looked at yet), Running, Stopping (the decision to end is taken,
-/// tasks still end), or for good Succeeded, Failed, Cancelled, TimedOut.
+/// How long a finished run stays, counted from its end. It is never deleted before its events are
+/// in NATS.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ttl {
+    /// After success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_succeeded: Option<Duration>,
+    /// After any other end: Failed, Cancelled, TimedOut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_failed: Option<Duration>,
+}
+
+/// Where a run is: Pending (not looked at yet), Running, Suspended (by `spec.suspend`), Stopping
+/// (the decision to end is taken, tasks still end), or for good Succeeded, Failed, Cancelled, TimedOut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunPhase {
     /// Not looked at yet.
@@ -230,6 +256,8 @@ pub enum RunPhase {
     Pending,
     /// Tasks start as they may.
     Running,
+    /// Nothing new starts, by `spec.suspend`.
+    Suspended,
     /// The decision to end is taken; tasks still end.
     Stopping,
     /// Ended well.
@@ -256,6 +284,7 @@ impl RunPhase {
         match self {
             RunPhase::Pending => "Pending",
             RunPhase::Running => "Running",
+            RunPhase::Suspended => "Suspended",
             RunPhase::Stopping => "Stopping",
             RunPhase::Succeeded => "Succeeded",
             RunPhase::Failed => "Failed",
@@ -288,6 +317,9 @@ pub struct WorkflowStatus {
     /// When the run began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
+    /// For how long the run was suspended, which its `timeout` does not count.
+    #[serde(default, skip_serializing_if = "Suspension::is_none")]
+    pub suspension: Suspension,
     /// When the final phase was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,

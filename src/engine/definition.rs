@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{FailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults, WorkflowSpec},
+    api::{FailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults, Ttl, WorkflowSpec},
     engine::{
         admission::{self, AllowList},
         container::ContainerTemplate,
@@ -34,6 +34,8 @@ pub struct Installation {
     pub allow: AllowList,
     /// The overlay under every workflow's own.
     pub pod_template: PodTemplate,
+    /// How long finished runs stay that do not say.
+    pub ttl: Ttl,
 }
 
 /// A spec that can be run.

@@ -198,6 +198,7 @@ impl RunData<'_> {
                 .unwrap_or(DEFAULT_IMAGE_PULL_TIMEOUT),
             timeout: own.timeout.or(defaults.timeout),
             deadline: own.deadline.or(defaults.deadline),
+            suspend: false,
             stop: None,
         }
     }

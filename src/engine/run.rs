@@ -120,7 +120,7 @@ impl Run {
                 self.first_failure
                     .map_or(failure, |first| first.min(failure)),
             );
-            if definition.failure_policy() == FailurePolicy::FailFast {
+            if definition.failure_policy() != FailurePolicy::Complete {
                 self.halted = true;
             }
         }

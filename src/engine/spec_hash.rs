@@ -9,14 +9,17 @@ use sha2::{Digest, Sha256};
 
 use crate::api::WorkflowSpec;
 
-/// The hash over the canonical JSON of `spec` less what may change (`cancel`).
+/// The fields of the spec that may change.
+const MUTABLE: [&str; 3] = ["suspend", "cancel", "ttl"];
+
+/// The hash over the canonical JSON of `spec` less what may change.
 ///
 /// # Errors
 /// Only if the spec cannot be written as JSON.
 pub fn spec_hash(spec: &WorkflowSpec) -> Result<String, serde_json::Error> {
     let mut value = serde_json::to_value(spec)?;
     if let Value::Object(map) = &mut value {
-        map.remove("cancel");
+        MUTABLE.iter().for_each(|field| drop(map.remove(*field)));
     }
     let mut digest = Sha256::new();
     write_canonical(&value, &mut digest);
@@ -74,10 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_does_not_change_the_hash() {
-        let mut cancelled = spec(json!({}));
-        cancelled["cancel"] = json!({"reason": "enough"});
-        assert_eq!(hash(cancelled), hash(spec(json!({}))));
+    fn what_may_change_does_not_change_the_hash() {
+        let mut changed = spec(json!({}));
+        changed["cancel"] = json!({"reason": "enough"});
+        changed["suspend"] = json!(true);
+        changed["ttl"] = json!({"afterSucceeded": "1h"});
+        assert_eq!(hash(changed), hash(spec(json!({}))));
     }
 
     #[test]

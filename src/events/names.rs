@@ -29,6 +29,8 @@ pub(super) const fn workflow_event(event: WorkflowEvent) -> &'static str {
         WorkflowEvent::Failed => "failed",
         WorkflowEvent::Cancelled => "cancelled",
         WorkflowEvent::TimedOut => "timed_out",
+        WorkflowEvent::WaitingStarted => "waiting_started",
+        WorkflowEvent::WaitingEnded => "waiting_ended",
     }
 }
 
@@ -90,6 +92,8 @@ mod tests {
             WorkflowEvent::Failed,
             WorkflowEvent::Cancelled,
             WorkflowEvent::TimedOut,
+            WorkflowEvent::WaitingStarted,
+            WorkflowEvent::WaitingEnded,
         ];
         for event in workflow {
             assert_eq!(serde_json::to_value(event).unwrap(), workflow_event(event));

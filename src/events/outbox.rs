@@ -7,12 +7,15 @@ use super::names::{Entity, Subjects, task_event, workflow_event};
 use super::payload::{
     About, AboutTask, Cancelled, Completed, Details, Failure, Retries, TaskFailed,
     TaskRetryScheduled, TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted,
-    WorkflowTimedOut,
+    WorkflowTimedOut, WorkflowWaitingEnded, WorkflowWaitingStarted,
 };
 use crate::api::{
     GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskTransition, Time, TransitionData, VERSION,
     Workflow, WorkflowEvent, WorkflowTransition,
 };
+
+/// Why a run waits. There is no other reason yet.
+const SUSPENDED: &str = "suspended";
 
 /// An object whose changes of state are told as events.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +146,12 @@ fn workflow_details(
         WorkflowEvent::TimedOut => Details::WorkflowTimedOut(WorkflowTimedOut {
             timeout_duration_ms: spec.timeout.map_or(0, |timeout| timeout.millis()),
         }),
+        WorkflowEvent::WaitingStarted => Details::WorkflowWaitingStarted(WorkflowWaitingStarted {
+            wait_reason: SUSPENDED.to_owned(),
+        }),
+        WorkflowEvent::WaitingEnded => Details::WorkflowWaitingEnded(WorkflowWaitingEnded {
+            resume_data: resume_data(&data),
+        }),
     };
     let meta = &workflow.metadata;
     let about = About {
@@ -236,6 +245,14 @@ fn inputs(task: &TaskExecution) -> Value {
         .inputs
         .clone()
         .unwrap_or_else(|| Map::new().into())
+}
+
+fn resume_data(data: &TransitionData) -> Map<String, Value> {
+    let suspended = data.suspended_ms.map(Value::from);
+    suspended
+        .map(|millis| ("suspended_ms".to_owned(), millis))
+        .into_iter()
+        .collect()
 }
 
 fn completed(outputs: Option<Value>) -> Details {

@@ -67,6 +67,20 @@ pub struct WorkflowTimedOut {
     pub timeout_duration_ms: u64,
 }
 
+/// `waiting_started` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowWaitingStarted {
+    /// What it waits for: `suspended`, to be resumed.
+    pub wait_reason: String,
+}
+
+/// `waiting_ended` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkflowWaitingEnded {
+    /// What ended the wait; of a suspended run, `suspended_ms`: how long it was suspended.
+    pub resume_data: Map<String, Value>,
+}
+
 /// `scheduled` of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskScheduled {
@@ -149,6 +163,8 @@ pub(super) enum Details {
     WorkflowStarted(WorkflowStarted),
     WorkflowFailed(WorkflowFailed),
     WorkflowTimedOut(WorkflowTimedOut),
+    WorkflowWaitingStarted(WorkflowWaitingStarted),
+    WorkflowWaitingEnded(WorkflowWaitingEnded),
     TaskScheduled(TaskScheduled),
     TaskStarted(TaskStarted),
     TaskFailed(TaskFailed),

@@ -7,15 +7,18 @@ use super::names::{Entity, event_type, task_event, workflow_event};
 use super::payload::{
     About, AboutTask, Cancelled, Completed, Referenced, TaskFailed, TaskRetryScheduled,
     TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted, WorkflowTimedOut,
+    WorkflowWaitingEnded, WorkflowWaitingStarted,
 };
 use crate::api::{TaskEvent, WorkflowEvent};
 
-const WORKFLOW_EVENTS: [WorkflowEvent; 5] = [
+const WORKFLOW_EVENTS: [WorkflowEvent; 7] = [
     WorkflowEvent::Started,
     WorkflowEvent::Completed,
     WorkflowEvent::Failed,
     WorkflowEvent::Cancelled,
     WorkflowEvent::TimedOut,
+    WorkflowEvent::WaitingStarted,
+    WorkflowEvent::WaitingEnded,
 ];
 
 const TASK_EVENTS: [TaskEvent; 6] = [
@@ -36,6 +39,8 @@ pub fn schemas() -> Vec<(String, Value)> {
             WorkflowEvent::Failed => schema::<WorkflowFailed>,
             WorkflowEvent::Cancelled => schema::<Cancelled>,
             WorkflowEvent::TimedOut => schema::<WorkflowTimedOut>,
+            WorkflowEvent::WaitingStarted => schema::<WorkflowWaitingStarted>,
+            WorkflowEvent::WaitingEnded => schema::<WorkflowWaitingEnded>,
         };
         (Entity::Workflow, workflow_event(event), schema)
     });

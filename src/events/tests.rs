@@ -274,6 +274,8 @@ fn a_workflow_is_told_by_its_transitions() {
             {"seq": 3, "event": "failed", "at": at(3)},
             {"seq": 4, "event": "cancelled", "at": at(4)},
             {"seq": 5, "event": "timed_out", "at": at(5)},
+            {"seq": 6, "event": "waiting_started", "at": at(6)},
+            {"seq": 7, "event": "waiting_ended", "at": at(7), "data": {"suspended_ms": 61_000}},
         ],
     }));
     let told = events(Object::Workflow(&workflow), 0);
@@ -289,6 +291,11 @@ fn a_workflow_is_told_by_its_transitions() {
             ),
             ("cancelled", json!({"reason": "enough"})),
             ("timed_out", json!({"timeout_duration_ms": 90_000})),
+            ("waiting_started", json!({"wait_reason": "suspended"})),
+            (
+                "waiting_ended",
+                json!({"resume_data": {"suspended_ms": 61_000}})
+            ),
         ])
     );
     assert_eq!(
@@ -300,7 +307,7 @@ fn a_workflow_is_told_by_its_transitions() {
         told[0].message().subject,
         format!("compozy.events.workflow.instance.{RUN}.started")
     );
-    assert_eq!(events(Object::Workflow(&workflow), 3).len(), 2);
+    assert_eq!(events(Object::Workflow(&workflow), 3).len(), 4);
 }
 
 #[test]

@@ -136,6 +136,13 @@ pub struct Settings {
     #[arg(long, env = "COMPOZY_EVENTS_DELETION_GRACE", default_value = "5m")]
     pub events_deletion_grace: Duration,
 
+    /// How long a run that succeeded stays, if it does not say; without it, for ever.
+    #[arg(long, env = "COMPOZY_TTL_AFTER_SUCCEEDED")]
+    pub ttl_after_succeeded: Option<Duration>,
+    /// How long a run that ended otherwise stays, if it does not say; without it, for ever.
+    #[arg(long, env = "COMPOZY_TTL_AFTER_FAILED")]
+    pub ttl_after_failed: Option<Duration>,
+
     /// Whether executor pods are made to fit Pod Security "restricted".
     #[arg(long, env = "COMPOZY_RESTRICTED_PODS", default_value_t = false, action = clap::ArgAction::Set)]
     pub restricted_pods: bool,

@@ -72,7 +72,8 @@ impl Survey {
             let phase = execution.status.as_ref().map(|status| status.phase);
             let phase = phase.unwrap_or_default();
             count(&self.executions, phase.as_str());
-            if phase == TaskPhase::Pending {
+            let suspended = execution.spec.suspend;
+            if phase == TaskPhase::Pending && !suspended {
                 pending = pending.max(since(attempt_due(&execution), now));
             }
             deleting = deleting.max(since(deleted(&*execution), now));

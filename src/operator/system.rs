@@ -39,7 +39,7 @@ use super::{
     workflows::Workflows,
 };
 use crate::{
-    api::{PodTemplate, TaskExecution, Time, Workflow},
+    api::{PodTemplate, TaskExecution, Time, Ttl, Workflow},
     engine::{admission::AllowList, definition::Installation, pod::PodSettings},
     events::Subjects,
     ports::{Bus, Clock},
@@ -354,5 +354,9 @@ fn installation(settings: &Settings) -> Result<Installation, Error> {
             host_namespaces: settings.allow_host_namespaces,
         },
         pod_template: file.pod_template,
+        ttl: Ttl {
+            after_succeeded: settings.ttl_after_succeeded,
+            after_failed: settings.ttl_after_failed,
+        },
     })
 }

@@ -21,7 +21,7 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
-    api::{Duration, Stop, TaskExecution, Time, Workflow, WorkflowStatus},
+    api::{Duration, TaskExecution, Time, Workflow, WorkflowStatus},
     engine::{
         definition::Installation,
         notice,
@@ -170,6 +170,7 @@ impl Workflows {
                     .execution(&sibling(key, progress.name(task)?))
             },
             unended: &unended,
+            told: self.hub.outbox.is_complete(Object::Workflow(workflow)),
             last_progress: progress.last_write(),
             now: Time(self.clock.now()),
         })
@@ -213,7 +214,14 @@ impl Workflows {
                     self.record(workflow, status).await?;
                     progress.wrote(Time(self.clock.now()));
                 }
-                Step::Stop(name, stop) => self.stop(&sibling(key, name), stop).await?,
+                Step::Suspend(name, suspend) => {
+                    let key = sibling(key, name);
+                    unless_gone(self.cluster.suspend_execution(&key, *suspend).await)?;
+                }
+                Step::Stop(name, stop) => {
+                    let key = sibling(key, name);
+                    unless_gone(self.cluster.stop_execution(&key, stop).await)?;
+                }
             }
         }
         Ok(())
@@ -248,13 +256,6 @@ impl Workflows {
                 self.cluster.create_execution(&refused).await.map(drop)
             }
             Err(error) => Err(error),
-        }
-    }
-
-    async fn stop(&self, key: &Key, stop: &Stop) -> Result<(), CallError> {
-        match self.cluster.stop_execution(key, stop).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => other,
         }
     }
 
@@ -298,8 +299,11 @@ impl Workflows {
             .is_some_and(|status| status.started_at.is_some());
         let may_go = ended || (!begun && workflow.metadata.deletion_timestamp.is_some());
         let uid = workflow.uid().unwrap_or_default();
-        if !may_go || !is_held(workflow) || self.hub.index.held_children(&uid) > 0 {
+        if !may_go || self.hub.index.held_children(&uid) > 0 {
             return Ok(None);
+        }
+        if !is_held(workflow) {
+            return self.delete_when_due(workflow).await;
         }
         if !begun || self.hub.outbox.is_complete(Object::Workflow(workflow)) {
             let receipt = self.hub.outbox.position(&uid);
@@ -318,7 +322,28 @@ impl Workflows {
         }
     }
 
+    /// All events of the run are told: it goes when its time is over.
+    async fn delete_when_due(&self, workflow: &Workflow) -> Result<Option<Instant>, CallError> {
+        let expires_at = workflow::expires_at(workflow, &self.installation.ttl);
+        let Some(at) = expires_at.filter(|_| workflow.metadata.deletion_timestamp.is_none()) else {
+            return Ok(None);
+        };
+        if at > Time(self.clock.now()) {
+            return Ok(Some(instant(&*self.clock, at)));
+        }
+        info!(expired = %at, "deleted, its ttl is over");
+        self.cluster.delete_workflow(workflow).await.map(|()| None)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Progress>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is gone need not be told anything.
+fn unless_gone(told: Result<(), CallError>) -> Result<(), CallError> {
+    match told {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
     }
 }

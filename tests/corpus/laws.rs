@@ -238,14 +238,28 @@ fn within_budget(moment: &Moment) -> Option<String> {
 
 fn story_of_the_run(moment: &Moment) -> Option<String> {
     let status = moment.workflow.status.clone().unwrap_or_default();
-    let events: Vec<_> = status.transitions.iter().map(|seen| seen.event).collect();
+    // Suspending and resuming is beside how a run begins and ends.
+    let events: Vec<_> = status
+        .transitions
+        .iter()
+        .map(|seen| seen.event)
+        .filter(|event| {
+            !matches!(
+                event,
+                WorkflowEvent::WaitingStarted | WorkflowEvent::WaitingEnded
+            )
+        })
+        .collect();
     let gapless = (1..)
         .zip(&status.transitions)
         .all(|(seq, seen)| seen.seq == seq);
     let timely = status.transitions.is_sorted_by_key(|seen| seen.at);
     let fits = match (&events[..], status.phase) {
         ([], RunPhase::Pending) => true,
-        ([WorkflowEvent::Started], RunPhase::Running | RunPhase::Stopping) => true,
+        (
+            [WorkflowEvent::Started],
+            RunPhase::Running | RunPhase::Suspended | RunPhase::Stopping,
+        ) => true,
         ([WorkflowEvent::Started, end], phase) => matches!(
             (end, phase),
             (WorkflowEvent::Completed, RunPhase::Succeeded)
@@ -385,6 +399,8 @@ fn stops_are_decided(moment: &Moment) -> Option<String> {
             WorkflowEvent::Cancelled | WorkflowEvent::TimedOut
         )
     });
+    // Under `failurePolicy: Cancel` the failure stands in status before it ends the others.
+    let halted = halted || status.error.is_some();
     let stopped = moment.executions.iter().find(|te| {
         let container = te.spec.container.is_some();
         te.spec

@@ -76,3 +76,16 @@ def test_a_deleted_workflow_waits_for_nats_and_goes_when_its_events_are_told(nam
     stored = by_object(subscriber.stored(run, lambda found: len(found) >= 5))
     assert names(stored[run]) == ["started", "completed"]
     assert names(stored[execution]) == ["scheduled", "started", "completed"]
+
+
+@pytest.mark.timeout(240)
+def test_a_run_whose_ttl_is_over_waits_for_nats(namespace, subscriber, no_nats):
+    run = namespace.create(workflow("brief", task("only"), ttl={"afterSucceeded": "0s"}))["metadata"]["uid"]
+    namespace.succeeded("brief")
+    [execution] = namespace.executions("brief").values()
+    assert "deletionTimestamp" not in namespace.get("cw", "brief")["metadata"], "its events are not told yet"
+    no_nats()
+    namespace.wait("--for=delete", "cw/brief", timeout=90)
+    stored = by_object(subscriber.stored(run, lambda found: len(found) >= 5))
+    assert names(stored[run]) == ["started", "completed"]
+    assert names(stored[execution["metadata"]["uid"]]) == ["scheduled", "started", "completed"]

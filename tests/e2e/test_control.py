@@ -1,4 +1,4 @@
-"""Ends that are decided: cancel, timeouts, failure policies; and what a workflow may say about its pods."""
+"""Ends that are decided: cancel, timeouts, failure policies, ttl; suspending; what a workflow may say about its pods."""
 
 import pytest
 
@@ -89,6 +89,108 @@ def test_complete_lets_independent_branches_go_on(namespace):
     phases = {name: found["status"]["phase"] for name, found in namespace.executions("complete").items()}
     assert phases == {"bad": "Failed", "slow": "Succeeded", "after-slow": "Succeeded"}
     assert rows(namespace.get("cw", "complete"))["after-bad"] == "Skipped"
+
+
+def test_cancel_as_failure_policy_ends_what_runs(namespace, subscriber):
+    run = namespace.create(
+        workflow(
+            "strict", task("bad", "sleep 2; exit 1"), task("long", HANG), task("after", dependsOn=["long"]),
+            failurePolicy="Cancel",
+        )
+    )["metadata"]["uid"]  # fmt: skip
+    error = namespace.failed("strict", timeout=90)
+    assert (error["code"], error["details"]["failed_task_id"]) == ("TASK_FAILED", "bad")
+    executions = namespace.executions("strict")
+    assert {name: found["status"]["phase"] for name, found in executions.items()} == {
+        "bad": "Failed", "long": "Cancelled",
+    }  # fmt: skip
+    assert "bad" in executions["long"]["status"]["message"], "says whose failure ended it"
+    told = whole_run(namespace, subscriber, "strict")
+    assert names(by_object(told)[run]) == ["started", "failed"]
+    assert told[-1].uid == run, "the run's end comes after the last of its tasks"
+
+
+def running(pod):
+    return pod["status"].get("phase") == "Running"
+
+
+def test_a_suspended_run_starts_nothing_until_it_is_resumed(namespace, subscriber):
+    pods = namespace.watch("pods")
+    run = namespace.create(workflow("paused", task("first", "sleep 4"), task("second", dependsOn=["first"])))
+    pods.one(running, what="the first task running")
+    namespace.patch("cw", "paused", {"spec": {"suspend": True}})
+    namespace.wait("--for=jsonpath={.status.phase}=Suspended", "cw/paused")
+    # What runs goes on to its end, and nothing follows it.
+    namespace.wait("--for=condition=Succeeded", "te", "-l", "compozy.dev/task=first")
+    namespace.wait("--for=jsonpath={.status.done}=1/2", "cw/paused")
+    assert namespace.get("cw", "paused")["status"]["phase"] == "Suspended"
+    assert len(pods.seen()) == 1
+    namespace.patch("cw", "paused", {"spec": {"suspend": False}})
+    namespace.succeeded("paused")
+    told = by_object(whole_run(namespace, subscriber, "paused"))[run["metadata"]["uid"]]
+    assert names(told) == ["started", "waiting_started", "waiting_ended", "completed"]
+    assert told[1].payload["wait_reason"] == "suspended"
+    assert told[2].payload["resume_data"]["suspended_ms"] > 0
+
+
+def test_a_run_created_suspended_begins_and_waits(namespace, subscriber):
+    pods = namespace.watch("pods")
+    run = namespace.create(workflow("later", task("only"), suspend=True))["metadata"]["uid"]
+    namespace.wait("--for=jsonpath={.status.phase}=Suspended", "cw/later")
+    assert not pods.seen()
+    assert not namespace.executions("later")
+    namespace.patch("cw", "later", {"spec": {"suspend": None}})
+    namespace.succeeded("later")
+    told = by_object(whole_run(namespace, subscriber, "later"))[run]
+    assert names(told) == ["started", "waiting_started", "waiting_ended", "completed"]
+
+
+def test_no_retry_starts_while_the_run_is_suspended(namespace):
+    pods = namespace.watch("pods")
+    fails_once = '[ "$COMPOZY_ATTEMPT" != 1 ] || { sleep 4; exit 1; }'
+    namespace.create(workflow("patient", task("flaky", fails_once, retry=retry(2), deadline="5m")))
+    pods.one(running, what="the first attempt running")
+    namespace.patch("cw", "patient", {"spec": {"suspend": True}})
+    namespace.wait("--for=jsonpath={.status.phase}=Retrying", "te", "--all")
+    [execution] = namespace.executions("patient").values()
+    assert execution["status"]["suspension"]["since"], "its deadline and its pause stand still"
+    assert namespace.get("cw", "patient")["status"]["phase"] == "Suspended"
+    assert len(pods.seen()) == 1
+    namespace.patch("cw", "patient", {"spec": {"suspend": False}})
+    namespace.succeeded("patient")
+    assert len(pods.seen()) == 2
+
+
+def test_a_suspended_run_can_be_cancelled(namespace, subscriber):
+    pods = namespace.watch("pods")
+    run = namespace.create(workflow("given-up", task("now", HANG), task("later", dependsOn=["now"])))["metadata"]["uid"]
+    pods.one(running, what="the task running")
+    namespace.patch("cw", "given-up", {"spec": {"suspend": True}})
+    namespace.wait("--for=jsonpath={.status.phase}=Suspended", "cw/given-up")
+    namespace.patch("cw", "given-up", {"spec": {"cancel": {"reason": "not needed"}}})
+    assert namespace.finished("given-up")["status"]["phase"] == "Cancelled"
+    told = by_object(whole_run(namespace, subscriber, "given-up"))[run]
+    assert names(told) == ["started", "waiting_started", "cancelled"]
+
+
+def test_a_finished_run_goes_after_its_ttl_with_all_that_belongs_to_it(namespace, subscriber):
+    executions, pods = namespace.watch("te"), namespace.watch("pods")
+    run = namespace.create(workflow("brief", task("only"), ttl={"afterSucceeded": "5s"}))["metadata"]["uid"]
+    namespace.succeeded("brief")
+    namespace.wait("--for=delete", "cw/brief")
+    for children in (executions, pods):
+        children.until(lambda seen: seen.history and not seen.objects, what="everything gone", timeout=60)
+    [execution] = executions.seen()
+    told = by_object(subscriber.stored(run, lambda found: len(found) >= 5))
+    assert names(told[run]) == ["started", "completed"]
+    assert names(told[execution]) == ["scheduled", "started", "completed"]
+
+
+def test_the_ttl_may_be_set_later_and_has_two_parts(namespace):
+    namespace.create(workflow("kept", task("only", "exit 1"), ttl={"afterSucceeded": "0s"}))
+    namespace.failed("kept")
+    namespace.patch("cw", "kept", {"spec": {"ttl": {"afterFailed": "0s"}}})
+    namespace.wait("--for=delete", "cw/kept")
 
 
 def test_on_failure_continue_counts_as_success(namespace):

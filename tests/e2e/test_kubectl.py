@@ -116,6 +116,16 @@ def test_the_spec_cannot_be_changed(namespace):
     assert "spec.parallelism is immutable" in refused.value.stderr
 
 
+def test_what_may_be_changed_can_be(namespace):
+    namespace.create(workflow("open", task("only", HANG), suspend=True))
+    changes = {"suspend": False, "ttl": {"afterSucceeded": "1h", "afterFailed": "2h"}, "cancel": {"reason": "enough"}}
+    for field, change in changes.items():
+        namespace.patch("cw", "open", {"spec": {field: change}})
+    ended = namespace.finished("open")
+    assert ended["status"]["phase"] == "Cancelled", "and the run does not take it for a changed spec"
+    namespace.patch("cw", "open", {"spec": {"ttl": None}})
+
+
 def test_a_final_phase_is_final(namespace):
     namespace.create(workflow("over", task("only")))
     namespace.succeeded("over")

@@ -182,6 +182,7 @@ impl<'a> World<'a> {
             graph: self.memory.graph(),
             lookup: &|task| self.executions.get(&task).cloned(),
             unended: &unended,
+            told: true,
             last_progress: self.memory.last_progress,
             now: self.now,
         });
@@ -210,15 +211,18 @@ impl<'a> World<'a> {
                 self.memory.last_progress = Some(self.now);
             }
             workflow::Step::Create(task, te) => self.create(task, *te),
+            workflow::Step::Suspend(name, suspend) => {
+                self.execution_named(&name).spec.suspend = suspend;
+            }
             workflow::Step::Stop(name, stop) => {
-                let te = self
-                    .executions
-                    .values_mut()
-                    .find(|te| te.name_any() == name)
-                    .unwrap();
-                Arc::make_mut(te).spec.stop = Some(stop);
+                self.execution_named(&name).spec.stop = Some(stop);
             }
         }
+    }
+
+    fn execution_named(&mut self, name: &str) -> &mut TaskExecution {
+        let mut executions = self.executions.values_mut();
+        Arc::make_mut(executions.find(|te| te.name_any() == name).unwrap())
     }
 
     fn create(&mut self, task: TaskIndex, mut te: TaskExecution) {

@@ -80,7 +80,7 @@ pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
         return Plan::default();
     }
     let attempt = current_attempt(te);
-    let stop = wanted_stop(te, now);
+    let stop = wanted_stop(te, &status, now);
     let execution = Execution {
         te,
         status: &status,
@@ -138,13 +138,16 @@ pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time)
     if previous.is_some_and(is_held) {
         return Plan::step(Step::ReleasePod(attempt - 1));
     }
+    if let Some(toggled) = toggled(te, &status, now) {
+        return Plan::step(Step::Record(Box::new(toggled)));
+    }
     let execution = Execution {
         te,
         status: &status,
         attempt,
         now,
         previous,
-        stop: wanted_stop(te, now),
+        stop: wanted_stop(te, &status, now),
     };
     match pod {
         PodView::Unseen => execution.without_pod(false),
@@ -199,7 +202,7 @@ pub fn is_ours(pod: &Pod, te: &TaskExecution, attempt: u32) -> bool {
 }
 
 /// Why the execution should end now, if it should.
-fn wanted_stop(te: &TaskExecution, now: Time) -> Option<Stop> {
+fn wanted_stop(te: &TaskExecution, status: &TaskExecutionStatus, now: Time) -> Option<Stop> {
     if let Some(stop) = &te.spec.stop {
         return Some(stop.clone());
     }
@@ -214,12 +217,40 @@ fn wanted_stop(te: &TaskExecution, now: Time) -> Option<Stop> {
         ));
     }
     let deadline = te.spec.deadline?;
-    (now >= created_at(te, now).after(deadline.get())).then(|| {
+    (now >= deadline_at(te, status, now)?).then(|| {
         stop(
             ErrorCode::DeadlineExceeded,
             format!("the task took longer than its deadline of {deadline}"),
         )
     })
+}
+
+/// When the execution as a whole has taken too long.
+fn deadline_at(te: &TaskExecution, status: &TaskExecutionStatus, now: Time) -> Option<Time> {
+    let deadline = te.spec.deadline?;
+    status
+        .suspension
+        .due(created_at(te, now).after(deadline.get()))
+}
+
+/// The status with the wish of `spec.suspend` in it, if it is not there yet: from then on the
+/// deadline and the pause before a retry stand still, or go on.
+fn toggled(
+    te: &TaskExecution,
+    status: &TaskExecutionStatus,
+    now: Time,
+) -> Option<TaskExecutionStatus> {
+    if te.spec.suspend == status.suspension.is_on() {
+        return None;
+    }
+    let mut status = status.clone();
+    if te.spec.suspend {
+        status.suspension.begin(now);
+    } else {
+        let length = status.suspension.end(now);
+        status.retry_at = status.retry_at.map(|at| at.after(length));
+    }
+    Some(status)
 }
 
 /// Whether a stop with this code ends the execution as Cancelled.
@@ -260,8 +291,7 @@ impl Execution<'_> {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let deadline = self.te.spec.deadline?;
-        Some(created_at(self.te, self.now).after(deadline.get()))
+        deadline_at(self.te, self.status, self.now)
     }
 
     fn without_pod(&self, confirmed: bool) -> Plan {
@@ -279,12 +309,23 @@ impl Execution<'_> {
                 Plan::step(Step::ConfirmPod(self.attempt))
             };
         }
+        if self.status.suspension.is_on() {
+            return self.held_back();
+        }
         match self.status.retry_at {
             Some(at) if at > self.now => Plan::wake(earliest([Some(at), self.deadline()])),
             // A container that somebody injected may outlive the task's.
             _ if self.previous.is_some_and(lingers) => Plan::wake(self.deadline()),
             _ => Plan::step(Step::CreatePod(self.attempt)),
         }
+    }
+
+    /// The run is suspended: no attempt starts, and nothing is due.
+    fn held_back(&self) -> Plan {
+        if self.status.phase == TaskPhase::Retrying {
+            return Plan::default();
+        }
+        self.show_waiting("Suspended", "the run is suspended", None)
     }
 
     /// Somebody else's pod has our name: wait until it is gone, as long as the deadline allows.

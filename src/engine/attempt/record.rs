@@ -295,7 +295,8 @@ impl Execution<'_> {
         };
         self.push(status, TaskEvent::RetryScheduled, self.now, data);
         status.phase = TaskPhase::Retrying;
-        status.retry_at = Some(self.now.after(delay));
+        // Suspended, the pause begins when the run goes on.
+        status.retry_at = Some(status.suspension.clock(self.now).after(delay));
         status.reason = Some(error.code.clone());
         status.message = Some(error.message.clone());
     }

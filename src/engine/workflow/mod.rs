@@ -4,8 +4,12 @@
 //! after the last task execution has ended.
 
 mod record;
+mod suspend;
 #[cfg(test)]
 mod tests;
+mod ttl;
+
+pub use ttl::expires_at;
 
 use std::sync::Arc;
 
@@ -13,15 +17,15 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        ErrorCode, FINALIZER_EVENTS, Stop, TaskExecution, Time, Workflow, WorkflowEvent,
-        WorkflowStatus,
+        ErrorCode, FINALIZER_EVENTS, FailurePolicy, Stop, TaskExecution, Time, Workflow,
+        WorkflowEvent, WorkflowStatus,
     },
     engine::{
         definition::Definition,
         field_error::FieldError,
         plan,
         resolve::{Lookup, RunData},
-        run::{Run, TaskIndex},
+        run::{FailedTask, Run, TaskIndex},
         spec_hash::spec_hash,
     },
 };
@@ -38,6 +42,8 @@ pub enum Step {
     Record(Box<WorkflowStatus>),
     /// Create this task execution.
     Create(TaskIndex, Box<TaskExecution>),
+    /// Tell the task execution of this name whether it is suspended.
+    Suspend(String, bool),
     /// Ask the task execution of this name to end.
     Stop(String, Stop),
 }
@@ -55,6 +61,8 @@ pub struct Observed<'a> {
     pub lookup: Lookup<'a>,
     /// The task executions that have not ended, wanted only if the spec cannot be run.
     pub unended: &'a [Arc<TaskExecution>],
+    /// Whether NATS has every event of the run, or there is no NATS.
+    pub told: bool,
     /// When progress was last written by this process.
     pub last_progress: Option<Time>,
     /// The time.
@@ -116,12 +124,17 @@ impl Observed<'_> {
         if data.run.is_over() {
             return self.end(status, data);
         }
-        let steps = data
-            .run
-            .startable(data.definition)
-            .into_iter()
-            .map(|task| Step::Create(task, Box::new(data.task_execution(task))))
-            .collect();
+        let decision = self
+            .decide_to_fail(status, data)
+            .or_else(|| self.toggle(status, data));
+        if let Some(decision) = decision {
+            return decision;
+        }
+        let mut steps = self.stops_for_failure(status, data);
+        steps.extend(self.pass_on(status, data));
+        if !self.is_held_back(status) {
+            steps.extend(starts(data));
+        }
         let mut plan = Plan {
             steps,
             wake: self.timeout_at(status),
@@ -169,7 +182,9 @@ impl Observed<'_> {
 
     fn timeout_at(&self, status: &WorkflowStatus) -> Option<Time> {
         let timeout = self.workflow.spec.timeout?;
-        Some(status.started_at?.after(timeout.get()))
+        status
+            .suspension
+            .due(status.started_at?.after(timeout.get()))
     }
 
     /// The decision is recorded first; then each task that runs is asked to end; when the last
@@ -181,15 +196,47 @@ impl Observed<'_> {
         if decided(status).is_none() {
             return self.record_halt(status, data, halt);
         }
-        let running: Vec<_> = data
-            .run
-            .active()
-            .filter_map(|task| (self.lookup)(task))
-            .collect();
         Plan {
-            steps: stops(&running, &halt.reason),
+            steps: stops(&self.running(data), &halt.reason),
             wake: None,
         }
+    }
+
+    /// Under `failurePolicy: Cancel` the first failure is recorded before what runs is asked to
+    /// end: their ends must not be taken for it.
+    fn decide_to_fail(&self, status: &WorkflowStatus, data: &RunData) -> Option<Plan> {
+        let failure = self.ending_failure(data)?;
+        status
+            .error
+            .is_none()
+            .then(|| self.record_failure(status, data, failure))
+    }
+
+    fn stops_for_failure(&self, status: &WorkflowStatus, data: &RunData) -> Vec<Step> {
+        let recorded = status.error.as_ref();
+        let Some((error, _)) = recorded.zip(self.ending_failure(data)) else {
+            return Vec::new();
+        };
+        let failed = error
+            .details
+            .as_ref()
+            .and_then(|details| details.get("failed_task_id"));
+        let failed = failed.map(ToString::to_string).unwrap_or_default();
+        let reason = format!("task {failed} failed, and the failurePolicy is Cancel");
+        stops(&self.running(data), &reason)
+    }
+
+    /// The failure that ends what runs, if the policy wants that.
+    fn ending_failure(&self, data: &RunData) -> Option<FailedTask> {
+        let failure = data.run.first_failure()?;
+        (data.definition.failure_policy() == FailurePolicy::Cancel).then_some(failure)
+    }
+
+    fn running(&self, data: &RunData) -> Vec<Arc<TaskExecution>> {
+        data.run
+            .active()
+            .filter_map(|task| (self.lookup)(task))
+            .collect()
     }
 
     /// What is wrong with the spec, or that it is no longer the one that the run began with.
@@ -202,6 +249,12 @@ impl Observed<'_> {
             wake: None,
         }
     }
+}
+
+/// Creates the tasks that may start.
+fn starts<'a>(data: &'a RunData) -> impl Iterator<Item = Step> + 'a {
+    let tasks = data.run.startable(data.definition).into_iter();
+    tasks.map(|task| Step::Create(task, Box::new(data.task_execution(task))))
 }
 
 /// Asks those that were not asked yet to end.

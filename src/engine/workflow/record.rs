@@ -11,7 +11,7 @@ use crate::{
     engine::{
         field_error::FieldError,
         resolve::RunData,
-        run::{NodeState, TaskIndex},
+        run::{FailedTask, NodeState, TaskIndex},
         spec_hash::spec_hash,
     },
 };
@@ -21,6 +21,9 @@ const MAX_ROWS: usize = 500;
 
 /// What a row says of a task that does not start.
 const SKIPPED: &str = "Skipped";
+
+/// Transitions kept in status once they are in NATS. (Those that are not are all kept.)
+const KEPT_TRANSITIONS: usize = 32;
 
 /// The reason of a run whose spec cannot be run.
 const INVALID_SPEC: &str = "InvalidSpec";
@@ -49,6 +52,9 @@ impl Observed<'_> {
                     run,
                     lookup: self.lookup,
                 };
+                if self.wants_suspension() && self.halt(&status).is_none() {
+                    self.push_suspended(&mut status);
+                }
                 show_progress(&mut status, &data);
                 record(status)
             }
@@ -101,7 +107,9 @@ impl Observed<'_> {
         let mut status = status.clone();
         show_progress(&mut status, data);
         if let Some(failure) = data.run.first_failure() {
-            return self.end_failed(status, task_error(data, failure.task));
+            let recorded = status.error.take();
+            let error = recorded.unwrap_or_else(|| task_error(data, failure.task));
+            return self.end_failed(status, error);
         }
         match data.outputs() {
             Err(error) => self.end_failed(
@@ -119,6 +127,19 @@ impl Observed<'_> {
                 record(status)
             }
         }
+    }
+
+    /// The failure that ends the run, while tasks still run.
+    pub(super) fn record_failure(
+        &self,
+        status: &WorkflowStatus,
+        data: &RunData,
+        failure: FailedTask,
+    ) -> Plan {
+        let mut status = status.clone();
+        status.error = Some(task_error(data, failure.task));
+        show_progress(&mut status, data);
+        record(status)
     }
 
     fn end_failed(&self, mut status: WorkflowStatus, error: ErrorInfo) -> Plan {
@@ -159,6 +180,7 @@ impl Observed<'_> {
 
     fn push_halt(&self, status: &mut WorkflowStatus, halt: &Halt) {
         status.message = Some(halt.reason.clone());
+        status.suspension.end(self.now);
         let reason = (halt.event == WorkflowEvent::Cancelled).then(|| halt.reason.clone());
         let data = TransitionData {
             reason,
@@ -176,7 +198,16 @@ impl Observed<'_> {
         floor.map_or(self.now, |floor| self.now.max(floor))
     }
 
-    fn push(&self, status: &mut WorkflowStatus, event: WorkflowEvent, data: TransitionData) {
+    pub(super) fn push(
+        &self,
+        status: &mut WorkflowStatus,
+        event: WorkflowEvent,
+        data: TransitionData,
+    ) {
+        if self.told {
+            let surplus = status.transitions.len().saturating_sub(KEPT_TRANSITIONS);
+            status.transitions.drain(..surplus);
+        }
         let seq = status.transitions.last().map_or(1, |last| last.seq + 1);
         status.transitions.push(WorkflowTransition {
             seq,
@@ -189,6 +220,7 @@ impl Observed<'_> {
     fn finish(&self, status: &mut WorkflowStatus, phase: RunPhase, reason: &str, message: &str) {
         let at = self.not_before(status);
         status.phase = phase;
+        status.suspension.end(self.now);
         status.observed_generation = self.workflow.metadata.generation;
         status.finished_at = Some(at);
         status.duration = status
@@ -205,7 +237,7 @@ impl Observed<'_> {
     }
 }
 
-fn record(status: WorkflowStatus) -> Plan {
+pub(super) fn record(status: WorkflowStatus) -> Plan {
     Plan::step(Step::Record(Box::new(status)))
 }
 
@@ -235,18 +267,27 @@ fn task_error(data: &RunData, task: TaskIndex) -> ErrorInfo {
     }
 }
 
-fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
+pub(super) fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
     let total = data.definition.tasks().len();
     status.conditions.retain(|seen| seen.kind != PARSED);
     status.done = Some(format!("{}/{total}", data.run.done()));
-    if data.run.is_halted() && !data.run.is_over() {
-        status.phase = RunPhase::Stopping;
-        if let Some(failure) = data.run.first_failure() {
-            status
-                .message
-                .get_or_insert_with(|| task_error(data, failure.task).message);
-        }
+    let ending = data.run.is_halted() && !data.run.is_over();
+    status.phase = match ending {
+        _ if status.suspension.is_on() => RunPhase::Suspended,
+        true => RunPhase::Stopping,
+        false => RunPhase::Running,
+    };
+    if let Some(failure) = data.run.first_failure().filter(|_| ending) {
+        status
+            .message
+            .get_or_insert_with(|| task_error(data, failure.task).message);
     }
+    status.tasks = rows(data);
+}
+
+/// One row a task; above [`MAX_ROWS`] tasks only the failed ones and those under way.
+fn rows(data: &RunData) -> Vec<TaskRow> {
+    let total = data.definition.tasks().len();
     let unusual = |task: &TaskIndex| {
         total <= MAX_ROWS
             || matches!(
@@ -254,14 +295,14 @@ fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
                 NodeState::Active(_) | NodeState::Ended(TaskPhase::Failed | TaskPhase::Cancelled)
             )
     };
-    status.tasks = (0..total)
+    (0..total)
         .filter(unusual)
         .take(MAX_ROWS)
         .map(|task| TaskRow {
             name: data.definition.tasks()[task].spec.name.clone(),
             phase: row_phase(data.run.state(task)).to_owned(),
         })
-        .collect();
+        .collect()
 }
 
 fn row_phase(state: NodeState) -> &'static str {

@@ -5,6 +5,7 @@ mod call;
 mod error;
 mod letting_go;
 mod pace;
+mod run;
 #[cfg(test)]
 mod tests;
 

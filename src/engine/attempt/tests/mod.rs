@@ -1,5 +1,6 @@
 //! What a user may rely on of one task execution.
 
+mod suspending;
 mod waiting;
 
 use k8s_openapi::api::core::v1::Pod;

@@ -1,8 +1,11 @@
 //! What a user may rely on of one run.
 
+mod failing;
+mod properties;
+mod suspending;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -27,6 +30,8 @@ struct World {
     tasks: BTreeMap<usize, Arc<TaskExecution>>,
     now: u64,
     writes: usize,
+    /// Whether NATS has everything.
+    told: bool,
 }
 
 impl World {
@@ -49,6 +54,7 @@ impl World {
             tasks: BTreeMap::new(),
             now: 0,
             writes: 0,
+            told: true,
         }
     }
 
@@ -62,6 +68,7 @@ impl World {
                 .map_err(Vec::as_slice),
             lookup: &|task| self.tasks.get(&task).cloned(),
             unended: &[],
+            told: self.told,
             last_progress: None,
             now: at(self.now),
         })
@@ -97,17 +104,18 @@ impl World {
                 self.tasks.insert(task, Arc::new(*te));
                 self.observe(task);
             }
-            Step::Stop(name, stop) => {
-                let (&task, te) = self
-                    .tasks
-                    .iter()
-                    .find(|(_, te)| te.name_any() == name)
-                    .unwrap();
-                let mut te = (**te).clone();
-                te.spec.stop = Some(stop);
-                self.tasks.insert(task, Arc::new(te));
-            }
+            Step::Suspend(name, suspend) => self.change(&name, |te| te.spec.suspend = suspend),
+            Step::Stop(name, stop) => self.change(&name, |te| te.spec.stop = Some(stop)),
         }
+    }
+
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut TaskExecution)) {
+        let te = self.tasks.values_mut().find(|te| te.name_any() == name);
+        change(Arc::make_mut(te.unwrap()));
+    }
+
+    fn suspend(&mut self, suspend: bool) {
+        self.workflow.spec.suspend = Some(suspend);
     }
 
     fn end(&mut self, task: usize, phase: TaskPhase, outputs: Value) {
@@ -331,103 +339,6 @@ fn a_deleted_run_is_cancelled_first() {
     world.end(0, TaskPhase::Cancelled, json!({}));
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Cancelled);
-}
-
-/// Graphs of up to twelve tasks whose edges point backwards.
-fn graphs() -> impl Strategy<Value = Vec<Vec<usize>>> {
-    (1usize..12).prop_flat_map(|size| {
-        (0..size)
-            .map(|task| {
-                proptest::collection::vec(0..task.max(1), 0..3).prop_map(move |after| {
-                    after
-                        .into_iter()
-                        .filter(|&other| other < task)
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect::<Vec<_>>()
-    })
-}
-
-fn spec_of(graph: &[Vec<usize>], parallelism: usize, complete: bool) -> Value {
-    let tasks: Vec<_> = graph
-        .iter()
-        .enumerate()
-        .map(|(n, after)| {
-            let after: Vec<_> = after.iter().map(|other| format!("t{other}")).collect();
-            json!({"name": format!("t{n}"), "dependsOn": after, "container": {"image": "x"}})
-        })
-        .collect();
-    json!({"parallelism": parallelism, "tasks": tasks,
-           "failurePolicy": if complete { "Complete" } else { "FailFast" }})
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
-
-    #[test]
-    fn every_run_ends_in_order_within_its_parallelism(
-        graph in graphs(), parallelism in 1usize..5, complete: bool,
-        picks in proptest::collection::vec((0usize..12, 0u8..5), 40),
-    ) {
-        let mut world = World::new(spec_of(&graph, parallelism, complete));
-        let mut picks = picks.into_iter().cycle();
-        world.settle();
-        for _ in 0..=graph.len() {
-            let open: Vec<usize> = world.tasks.iter()
-                .filter(|(_, te)| te.status.is_none()).map(|(&task, _)| task).collect();
-            prop_assert!(open.len() <= parallelism, "{open:?} run at once");
-            for &task in &open {
-                for dependency in &graph[task] {
-                    let ended = world.tasks.get(dependency).and_then(|te| te.status.as_ref());
-                    prop_assert_eq!(ended.map(|status| status.phase), Some(TaskPhase::Succeeded));
-                }
-            }
-            if open.is_empty() {
-                break;
-            }
-            let (pick, fate) = picks.next().unwrap();
-            let phase = if fate == 0 { TaskPhase::Failed } else { TaskPhase::Succeeded };
-            world.end(open[pick % open.len()], phase, json!({}));
-            world.settle();
-        }
-        let failed = world.tasks.values().any(|te| te.status.as_ref().is_some_and(|s| s.phase == TaskPhase::Failed));
-        let expected = if failed { RunPhase::Failed } else { RunPhase::Succeeded };
-        prop_assert_eq!(world.status().phase, expected);
-        prop_assert_eq!(world.plan(), Plan::default(), "an ended run plans nothing");
-        if !failed {
-            prop_assert_eq!(world.tasks.len(), graph.len());
-        }
-    }
-
-    #[test]
-    fn a_run_rebuilt_in_any_order_plans_the_same(
-        graph in graphs(), parallelism in 1usize..5, complete: bool,
-        picks in proptest::collection::vec((0usize..12, 0u8..5), 12), stop_after in 0usize..12, seed: u64,
-    ) {
-        let mut world = World::new(spec_of(&graph, parallelism, complete));
-        world.settle();
-        for (pick, fate) in picks.into_iter().take(stop_after) {
-            let open: Vec<usize> = world.tasks.iter()
-                .filter(|(_, te)| te.status.is_none()).map(|(&task, _)| task).collect();
-            if open.is_empty() {
-                break;
-            }
-            let phase = if fate == 0 { TaskPhase::Failed } else { TaskPhase::Succeeded };
-            world.end(open[pick % open.len()], phase, json!({}));
-            world.settle();
-        }
-        let mut order: Vec<usize> = world.tasks.keys().copied().collect();
-        fastrand::Rng::with_seed(seed).shuffle(&mut order);
-        let (definition, _) = world.graph.as_ref().unwrap();
-        let rebuilt = Run::new(definition);
-        let definition = Definition::compile(&world.workflow.spec, &Installation::default()).unwrap();
-        world.graph = Ok((definition, rebuilt));
-        for task in order {
-            world.observe(task);
-        }
-        prop_assert_eq!(world.plan().steps, vec![], "a rebuilt run has nothing to do at rest");
-    }
 }
 
 #[test]
