@@ -128,7 +128,7 @@ class Subscriber:
                 assert left > 0, f"not within {timeout} s: {what}; in the stream: {listing(found)}"
                 try:
                     batch = await subscription.fetch(200, timeout=min(left, 1))
-                except nats.errors.TimeoutError:
+                except TimeoutError:  # of nats or of asyncio
                     batch = []
                 found += [message for message in map(_message, batch) if message.run == run]
                 # Only at the end of what is stored: more may follow what satisfies the question.
