@@ -259,9 +259,9 @@ mod tests {
 
     #[tokio::test]
     async fn somebody_elses_write_does_not_end_it_and_others_finalizers_stay() {
-        let server = Server::new(|request, before| match &request.method {
-            &Method::PATCH if before == 0 => refusal(409, "Conflict"),
-            &Method::PATCH => (200, held()),
+        let server = Server::new(|request, before| match request.method {
+            Method::PATCH if before == 0 => refusal(409, "Conflict"),
+            Method::PATCH => (200, held()),
             _ if request.path.ends_with("/workflows") => list(&[held()]),
             _ => list(&[]),
         });

@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::index::Index;
-use crate::api::{RunPhase, TaskExecution, TaskPhase, Time, Workflow};
+use crate::api::{RunPhase, TaskExecution, TaskPhase, Time};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InPhase {
@@ -123,6 +123,7 @@ fn attempt_due(execution: &TaskExecution) -> Option<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Workflow;
     use prometheus_client::encoding::text::encode;
     use serde_json::{Value, json};
 
