@@ -19,7 +19,7 @@ demo-down: cluster-down ## Remove what the demo started
 .PHONY: test unit e2e lint
 test: unit e2e ## Every test
 unit: ## Tests without root or a cluster
-	@hack/tools/build nats-server
+	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)

@@ -34,27 +34,50 @@ impl ApiServer {
         } else {
             Grace::None
         };
-        let mut marked = match grace {
+        let (mut marked, gracefully) = match grace {
             Grace::Pending => return Ok(self.deleted(request, (*old).clone())),
-            Grace::Marked(marked) => marked,
-            Grace::None => (*old).clone(),
+            Grace::Marked(marked) => (marked, true),
+            Grace::None => ((*old).clone(), false),
         };
-        follow_policy(&mut marked, &request.body);
+        // Nothing depends on Events.
+        if request.kind != Kind::Event {
+            follow_policy(&mut marked, &request.body);
+        }
         let held = !metadata::finalizers(&marked).is_empty();
+        if !gracefully && !held {
+            return self.delete_now(request, &old);
+        }
         if held && grace_is_over(&marked) {
             metadata::mark_deleted(&mut marked, now);
         }
         if marked != *old {
             marked = (*self.store.put(key.clone(), marked)).clone();
         }
-        if held || metadata::grace(&marked).is_some_and(|seconds| seconds > 0) {
+        if held || !grace_is_over(&marked) {
             return Ok(Done::new(200, marked));
         }
         self.store.remove(&key);
-        if resource.returns_deleted {
-            marked["metadata"]["resourceVersion"] = self.store.revision().to_string().into();
-        }
+        marked["metadata"]["resourceVersion"] = self.store.revision().to_string().into();
         Ok(self.deleted(request, marked))
+    }
+
+    /// Removes an object as it is. One that had only finalizers of garbage collection is not
+    /// removed if a resourceVersion was given: the real one forgets which.
+    fn delete_now(&mut self, request: &Request, old: &Value) -> Result<Done, Refusal> {
+        let guarded = !request.body["preconditions"]["resourceVersion"].is_null();
+        if guarded && !metadata::finalizers(old).is_empty() {
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: ResourceVersion in precondition: , ResourceVersion in object meta: {}",
+                request.storage_key(),
+                metadata::text(old, "resourceVersion")
+            );
+            let resource = request.kind.resource();
+            return Err(Refusal::conflict(resource, &request.name, &why));
+        }
+        self.store.remove(&request.key());
+        let mut gone = old.clone();
+        gone["metadata"]["resourceVersion"] = self.store.revision().to_string().into();
+        Ok(self.deleted(request, gone))
     }
 
     fn deleted(&self, request: &Request, object: Value) -> Done {
@@ -308,7 +331,7 @@ fn check_preconditions(
             let why = format!(
                 "the {called} in the precondition ({wanted}) does not match the {called} in record ({found}). {guess}"
             );
-            return Err(Refusal::conflict(resource, name, &why));
+            return Err(Refusal::precondition_failed(resource, name, &why));
         }
     }
     Ok(())

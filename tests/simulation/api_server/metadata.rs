@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     kinds::Resource,
-    refusal::{Cause, Refusal},
+    refusal::{Cause, Refusal, Refused},
 };
 
 /// The metadata of an object; empty if there is none.
@@ -129,10 +129,10 @@ pub fn carry_over(new: &mut Value, old: &Value) {
 /// What an update did that it may not do.
 pub fn changes_refused(new: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if new["metadata"][field] != old["metadata"][field] {
             causes.push(Cause {
-                reason: "FieldValueInvalid",
+                reason: Refused::Invalid,
                 field: format!("metadata.{field}"),
                 message: format!(
                     "Invalid value: {}: field is immutable",
@@ -149,7 +149,7 @@ pub fn changes_refused(new: &Value, old: &Value) -> Vec<Cause> {
             .collect();
         if !added.is_empty() {
             causes.push(Cause {
-                reason: "FieldValueForbidden",
+                reason: Refused::Forbidden,
                 field: "metadata.finalizers".to_owned(),
                 message: format!(
                     "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {}",
@@ -178,7 +178,7 @@ pub fn name_refused(name: &str) -> Vec<Cause> {
     };
     if name.is_empty() {
         return vec![Cause {
-            reason: "FieldValueRequired",
+            reason: Refused::Required,
             field: "metadata.name".to_owned(),
             message: "Required value: name or generateName is required".to_owned(),
         }];
@@ -187,7 +187,7 @@ pub fn name_refused(name: &str) -> Vec<Cause> {
         return Vec::new();
     }
     vec![Cause {
-        reason: "FieldValueInvalid",
+        reason: Refused::Invalid,
         field: "metadata.name".to_owned(),
         message: format!(
             "Invalid value: \"{name}\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"

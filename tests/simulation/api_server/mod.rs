@@ -27,14 +27,15 @@
 //!
 //! To look at the state: [`ApiServer::get`], [`ApiServer::all`], [`ApiServer::changes_after`].
 //!
-//! Not modelled: `managedFields` and server-side apply's ownership, JSON patches, streaming lists,
-//! discovery, authorization, defaults of other kinds than pods.
+//! Not modelled: `managedFields`, server-side apply, JSON patches, streaming lists, discovery,
+//! authorization, defaults of other kinds than pods.
 
 // Each test program uses its part.
 #![allow(dead_code, unused_imports)]
 
 mod client;
 mod delete;
+mod events;
 mod kinds;
 mod metadata;
 mod patch;
@@ -42,9 +43,11 @@ mod pods;
 mod read;
 mod refusal;
 mod request;
+mod rules;
 mod schema;
 mod selector;
 mod store;
+mod validation;
 mod watch;
 mod write;
 
@@ -55,7 +58,7 @@ use serde_json::{Value, json};
 
 pub use client::{Live, Lost, Reply, client, refused, stream, undisturbed, whole};
 pub use kinds::{Kind, Resource};
-pub use refusal::{Cause, Refusal};
+pub use refusal::{Cause, Refusal, Refused};
 pub use request::{PatchType, Raw, Request, Verb};
 pub use store::{Change, Key};
 pub use watch::{Event, Watch};
@@ -126,7 +129,7 @@ impl ApiServer {
             Verb::Watch => return Watch::open(&self.store, request).map(Answer::Watch),
             Verb::Create => self.create(now, request)?,
             Verb::Update => self.update(now, request)?,
-            Verb::Patch(how) => self.patch(now, request, how)?,
+            Verb::Patch(how) => self.patch(request, how)?,
             Verb::Delete => self.delete(now, request)?,
             Verb::DeleteCollection => self.delete_collection(now, request)?,
         };

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::metadata;
+use super::{
+    metadata,
+    refusal::{Cause, Refused},
+};
 
 const GRACE_SECONDS: i64 = 30;
 
@@ -72,6 +75,29 @@ pub fn quality(pod: &Value) -> &'static str {
     } else {
         "BestEffort"
     }
+}
+
+/// Of a pod's spec hardly anything may change.
+pub fn objections(new: &Value, old: &Value) -> Vec<Cause> {
+    let fixed = |pod: &Value| {
+        let mut spec = pod["spec"].clone();
+        spec["activeDeadlineSeconds"] = Value::Null;
+        for list in ["containers", "initContainers"] {
+            let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
+                container["image"] = Value::Null;
+            }
+        }
+        spec
+    };
+    if fixed(new) == fixed(old) {
+        return Vec::new();
+    }
+    vec![Cause::new(
+        Refused::Forbidden,
+        "spec",
+        "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+    )]
 }
 
 /// What a deletion means for a pod that is there.

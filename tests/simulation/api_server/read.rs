@@ -98,6 +98,9 @@ fn listed(
         last = Some(key);
     }
     let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if resource.custom && !request.metadata_only {
+        metadata["continue"] = "".into();
+    }
     if let Some(last) = last.filter(|_| found.peek().is_some()) {
         metadata["continue"] = format!("{revision}/{}/{}", last.namespace, last.name).into();
         // With a selector the rest would have to be looked at to be counted.
@@ -112,6 +115,12 @@ fn listed(
         )
     } else {
         (resource.kind.to_owned(), resource.api_version())
+    };
+    // As the real one has it: no metadata is null, no objects are an empty list.
+    let items = if items.is_empty() && request.metadata_only {
+        Value::Null
+    } else {
+        items.into()
     };
     Ok(json!({
         "kind": format!("{kind}List"),

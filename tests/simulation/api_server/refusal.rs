@@ -11,12 +11,61 @@ pub struct Refusal(Box<Value>);
 /// One thing that is wrong with an object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cause {
-    /// Such as `FieldValueInvalid`.
-    pub reason: &'static str,
+    pub reason: Refused,
     /// Where, such as `spec.tasks[0].name`.
     pub field: String,
     /// What.
     pub message: String,
+}
+
+/// Why a field is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Forbidden,
+    Invalid,
+    NamespaceTerminating,
+    NotSupported,
+    Required,
+    TooLong,
+    TooMany,
+    Type,
+}
+
+impl Refused {
+    fn word(self) -> &'static str {
+        match self {
+            Refused::Forbidden => "FieldValueForbidden",
+            Refused::Invalid => "FieldValueInvalid",
+            Refused::NamespaceTerminating => "NamespaceTerminating",
+            Refused::NotSupported => "FieldValueNotSupported",
+            Refused::Required => "FieldValueRequired",
+            Refused::TooLong => "FieldValueTooLong",
+            Refused::TooMany => "FieldValueTooMany",
+            Refused::Type => "FieldValueTypeInvalid",
+        }
+    }
+}
+
+impl Cause {
+    pub fn new(reason: Refused, field: &str, message: impl Into<String>) -> Cause {
+        Cause {
+            reason,
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// Whether the object is so wrong that its rules are not even looked at.
+    pub fn blocks_rules(&self) -> bool {
+        matches!(
+            self.reason,
+            Refused::NotSupported
+                | Refused::Required
+                | Refused::TooLong
+                | Refused::TooMany
+                | Refused::Type
+        )
+    }
 }
 
 impl Refusal {
@@ -54,7 +103,7 @@ impl Refusal {
         self.0["details"]["causes"] = causes
             .iter()
             .map(|cause| {
-                json!({"reason": cause.reason, "message": cause.message, "field": cause.field})
+                json!({"reason": cause.reason.word(), "message": cause.message, "field": cause.field})
             })
             .collect();
         self
@@ -73,8 +122,17 @@ impl Refusal {
         refusal
     }
 
-    pub fn already_exists(resource: &Resource, name: &str) -> Refusal {
-        let message = format!("{} \"{name}\" already exists", resource.qualified());
+    pub fn already_exists(resource: &Resource, name: &str, found: &Value) -> Refusal {
+        let deleted = !found["metadata"]["deletionTimestamp"].is_null();
+        let message = format!(
+            "{}{} \"{name}\" already exists",
+            if deleted {
+                "object is being deleted: "
+            } else {
+                ""
+            },
+            resource.qualified()
+        );
         Refusal::new(409, "AlreadyExists", message).about(resource, name)
     }
 
@@ -108,23 +166,58 @@ impl Refusal {
             [one] => one.clone(),
             more => format!("[{}]", more.join(", ")),
         };
-        let of = qualified(resource.kind, resource.group);
+        let group = group_of_kind(resource);
+        let of = qualified(resource.kind, group);
         let mut refusal = Refusal::new(
             422,
             "Invalid",
             format!("{of} \"{name}\" is invalid: {list}"),
         );
-        refusal.0["details"] = details(name, resource.group, resource.kind);
+        refusal.0["details"] = details(name, group, resource.kind);
         refusal.with_causes(causes)
+    }
+
+    /// What does not exist has no version.
+    pub fn version_on_create() -> Refusal {
+        let mut refusal = Refusal::new(
+            500,
+            "",
+            "resourceVersion should not be set on objects to be created",
+        );
+        if let Value::Object(status) = refusal.0.as_mut() {
+            status.remove("reason");
+        }
+        refusal
+    }
+
+    /// What a patch makes of an object cannot be read as one.
+    pub fn patch_unfit(wrong: &Refusal) -> Refusal {
+        let why = wrong.0["message"].as_str().unwrap_or_default();
+        let cause = Cause::new(Refused::Invalid, "patch", format!("Invalid value: {why}"));
+        let message = format!(" \"\" is invalid: patch: {}", cause.message);
+        let mut refusal = Refusal::new(422, "Invalid", message);
+        refusal.0["details"] = json!({});
+        refusal.with_causes(&[cause])
+    }
+
+    /// A deletion was meant for another object, or another version; it says so of the kind, not
+    /// of the resource.
+    pub fn precondition_failed(resource: &Resource, name: &str, why: &str) -> Refusal {
+        let group = group_of_kind(resource);
+        let of = qualified(resource.kind, group);
+        let message = format!("Operation cannot be fulfilled on {of} \"{name}\": {why}");
+        let mut refusal = Refusal::new(409, "Conflict", message);
+        refusal.0["details"] = details(name, group, resource.kind);
+        refusal
     }
 
     /// This kind is never overwritten blindly.
     pub fn version_missing(resource: &Resource, name: &str) -> Refusal {
-        let cause = Cause {
-            reason: "FieldValueInvalid",
-            field: "metadata.resourceVersion".to_owned(),
-            message: "Invalid value: 0: must be specified for an update".to_owned(),
-        };
+        let cause = Cause::new(
+            Refused::Invalid,
+            "metadata.resourceVersion",
+            "Invalid value: 0: must be specified for an update",
+        );
         let mut refusal = Refusal::invalid(resource, name, &[cause]);
         let of = resource.qualified();
         refusal.0["message"] = format!(
@@ -143,11 +236,11 @@ impl Refusal {
         );
         Refusal::new(403, "Forbidden", message)
             .about(resource, name)
-            .with_causes(&[Cause {
-                reason: "NamespaceTerminating",
-                field: "metadata.namespace".to_owned(),
-                message: format!("namespace {namespace} is being terminated"),
-            }])
+            .with_causes(&[Cause::new(
+                Refused::NamespaceTerminating,
+                "metadata.namespace",
+                format!("namespace {namespace} is being terminated"),
+            )])
     }
 
     /// What was asked for is no longer kept.
@@ -212,6 +305,15 @@ impl Refusal {
     pub fn by_webhook(why: &str) -> Refusal {
         let message = format!("admission webhook \"no.example.com\" denied the request: {why}");
         Refusal::new(400, "BadRequest", message)
+    }
+}
+
+/// Events of either group are kept as those of the core group.
+fn group_of_kind(resource: &Resource) -> &'static str {
+    if resource.kind == "Event" {
+        ""
+    } else {
+        resource.group
     }
 }
 

@@ -30,8 +30,6 @@ pub enum PatchType {
     Merge,
     /// Kubernetes' own: lists with keys are merged. Not for custom resources.
     Strategic,
-    /// Server-side apply, without the ownership of fields: a merge that creates.
-    Apply,
 }
 
 impl Verb {
@@ -133,6 +131,18 @@ impl Request {
             metadata_only: false,
             body,
         }
+    }
+
+    /// Where etcd has its object; messages show it.
+    pub fn storage_key(&self) -> String {
+        let resource = self.kind.resource();
+        let group = if resource.custom {
+            format!("{}/", resource.group)
+        } else {
+            String::new()
+        };
+        let place = format!("{}/{}", self.namespace, self.name);
+        format!("/registry/{group}{}/{place}", resource.plural)
     }
 
     /// Where its object is.
@@ -253,7 +263,6 @@ fn patch_type(content_type: &str, resource: &Resource) -> Result<PatchType, Refu
     match content_type {
         "application/merge-patch+json" => Ok(PatchType::Merge),
         "application/strategic-merge-patch+json" if !resource.custom => Ok(PatchType::Strategic),
-        "application/apply-patch+yaml" => Ok(PatchType::Apply),
         _ => Err(Refusal::unsupported_media_type()),
     }
 }

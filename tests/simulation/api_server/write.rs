@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ApiServer, Done,
+    ApiServer, Done, events,
     kinds::{Kind, Resource},
     metadata, patch, pods,
     refusal::{Cause, Refusal},
@@ -23,18 +23,21 @@ impl ApiServer {
         let resource = request.kind.resource();
         let mut object = self.decoded(request.kind, request.body.clone())?;
         metadata::place(&mut object, resource, &request.namespace, "")?;
+        if !metadata::text(&object, "resourceVersion").is_empty() {
+            return Err(Refusal::version_on_create());
+        }
         self.name_it(&mut object);
         let name = metadata::text(&object, "name").to_owned();
         self.admit_to_namespace(resource, &name, &request.namespace)?;
         self.prepare_for_create(now, request.kind, &mut object);
         let mut causes = metadata::name_refused(&name);
-        causes.extend(self.objections(request.kind, &object, None));
+        self.object_to(request.kind, &object, None, &mut causes);
         if !causes.is_empty() {
             return Err(Refusal::invalid(resource, &name, &causes));
         }
         let key = Key::new(request.kind, &request.namespace, &name);
-        if self.store.get(&key).is_some() {
-            return Err(Refusal::already_exists(resource, &name));
+        if let Some(found) = self.store.get(&key) {
+            return Err(Refusal::already_exists(resource, &name, found));
         }
         let stored = self.store.put(key, object);
         Ok(Done::new(201, (*stored).clone()))
@@ -74,7 +77,6 @@ impl ApiServer {
         for field in [
             "deletionTimestamp",
             "deletionGracePeriodSeconds",
-            "generation",
             "resourceVersion",
         ] {
             fields.remove(field);
@@ -93,6 +95,8 @@ impl ApiServer {
                 object["status"] = json!({"phase": "Pending", "qosClass": pods::quality(object)});
             }
             Kind::Namespace => {
+                let name = metadata::text(object, "name").to_owned();
+                object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
                 object["spec"] = json!({"finalizers": ["kubernetes"]});
                 object["status"] = json!({"phase": "Active"});
             }
@@ -105,43 +109,29 @@ impl ApiServer {
         let mut new = self.decoded(request.kind, request.body.clone())?;
         metadata::place(&mut new, resource, &request.namespace, &request.name)?;
         let old = self.store.get(&request.key()).cloned();
+        if old.is_none() && (!resource.create_on_update || request.status) {
+            return Err(Refusal::not_found(resource, &request.name));
+        }
         let uid = metadata::text(&new, "uid");
         let found = old.as_ref().map_or("", |old| metadata::text(old, "uid"));
         if !uid.is_empty() && uid != found {
             let why = format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {found}",
-                storage_key(request)
+                request.storage_key()
             );
             return Err(Refusal::conflict(resource, &request.name, &why));
         }
         let Some(old) = old else {
-            if resource.create_on_update && !request.status {
-                return self.create(now, request);
-            }
-            return Err(Refusal::not_found(resource, &request.name));
+            let mut creation = request.clone();
+            metadata::of(&mut creation.body).remove("resourceVersion");
+            return self.create(now, &creation);
         };
-        if metadata::text(&new, "resourceVersion").is_empty() {
-            if !resource.unconditional_update {
-                return Err(Refusal::version_missing(resource, &request.name));
-            }
-            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-        }
         self.replace(request, &old, new)
     }
 
-    pub(super) fn patch(
-        &mut self,
-        now: Timestamp,
-        request: &Request,
-        how: PatchType,
-    ) -> Result<Done, Refusal> {
+    pub(super) fn patch(&mut self, request: &Request, how: PatchType) -> Result<Done, Refusal> {
         let resource = request.kind.resource();
         let Some(old) = self.store.get(&request.key()).cloned() else {
-            if how == PatchType::Apply {
-                let mut creation = request.clone();
-                creation.body["metadata"]["name"] = request.name.clone().into();
-                return self.create(now, &creation);
-            }
             return Err(Refusal::not_found(resource, &request.name));
         };
         if !request.body.is_object() {
@@ -149,24 +139,32 @@ impl ApiServer {
         }
         let mut new = (*old).clone();
         match how {
-            PatchType::Merge | PatchType::Apply => patch::merge(&mut new, &request.body),
+            PatchType::Merge => patch::merge(&mut new, &request.body),
             PatchType::Strategic => patch::strategic(&mut new, &request.body),
         }
-        let mut new = self.decoded(request.kind, new)?;
+        let mut new = self
+            .decoded(request.kind, new)
+            .map_err(|wrong| Refusal::patch_unfit(&wrong))?;
         metadata::place(&mut new, resource, &request.namespace, &request.name)?;
         self.replace(request, &old, new)
     }
 
     /// Writes `new` over `old`, or removes it if it only waited for its last finalizer.
-    fn replace(&mut self, request: &Request, old: &Value, new: Value) -> Result<Done, Refusal> {
+    fn replace(&mut self, request: &Request, old: &Value, mut new: Value) -> Result<Done, Refusal> {
         let resource = request.kind.resource();
+        if metadata::text(&new, "resourceVersion").is_empty() {
+            if !resource.unconditional_update {
+                return Err(Refusal::version_missing(resource, &request.name));
+            }
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        }
         let version = &old["metadata"]["resourceVersion"];
         if new["metadata"]["resourceVersion"] != *version {
             return Err(Refusal::modified(resource, &request.name));
         }
         let new = prepare_for_update(request, old, new);
         let mut causes = metadata::changes_refused(&new, old);
-        causes.extend(self.objections(request.kind, &new, Some(old)));
+        self.object_to(request.kind, &new, Some(old), &mut causes);
         if !causes.is_empty() {
             return Err(Refusal::invalid(resource, &request.name, &causes));
         }
@@ -211,7 +209,7 @@ impl ApiServer {
             Kind::Event => typed::<Event>(object)?,
             Kind::Namespace => typed::<Namespace>(object)?,
             Kind::Workflow | Kind::TaskExecution => {
-                self.schemas.of(kind).prune(&mut object);
+                self.schemas.prune(kind, &mut object);
                 object
             }
         };
@@ -221,12 +219,15 @@ impl ApiServer {
         Ok(object)
     }
 
-    /// What is wrong with an object that is to be kept.
-    fn objections(&self, kind: Kind, new: &Value, old: Option<&Value>) -> Vec<Cause> {
-        if kind.resource().custom {
-            self.schemas.of(kind).objections(new, old)
-        } else {
-            Vec::new()
+    /// Adds what is wrong with an object that is to be kept.
+    fn object_to(&self, kind: Kind, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+        match (kind, old) {
+            (Kind::Workflow | Kind::TaskExecution, old) => {
+                self.schemas.objections(kind, new, old, causes);
+            }
+            (Kind::Pod, Some(old)) => causes.extend(pods::objections(new, old)),
+            (Kind::Event, old) => causes.extend(events::objections(new, old)),
+            _ => {}
         }
     }
 }
@@ -245,9 +246,12 @@ fn prepare_for_update(request: &Request, old: &Value, new: Value) -> Value {
     let mut new = match (request.status, resource.custom) {
         (true, true) => with_part(old.clone(), "status", &new),
         (true, false) => {
-            let owners = old["metadata"]["ownerReferences"].clone();
+            let owners = old["metadata"].get("ownerReferences");
             let mut new = with_part(new, "spec", old);
-            set(metadata::of(&mut new), "ownerReferences", &owners);
+            set(metadata::of(&mut new), "ownerReferences", owners);
+            if request.kind == Kind::Pod {
+                new["status"]["qosClass"] = old["status"]["qosClass"].clone();
+            }
             new
         }
         (false, _) if resource.has_status => with_part(new, "status", old),
@@ -260,17 +264,18 @@ fn prepare_for_update(request: &Request, old: &Value, new: Value) -> Value {
     new
 }
 
+/// One part of an object, or its absence, taken from another.
 fn with_part(mut object: Value, part: &str, from: &Value) -> Value {
     if let Value::Object(fields) = &mut object {
-        set(fields, part, &from[part]);
+        set(fields, part, from.get(part));
     }
     object
 }
 
-fn set(fields: &mut serde_json::Map<String, Value>, name: &str, value: &Value) {
+fn set(fields: &mut serde_json::Map<String, Value>, name: &str, value: Option<&Value>) {
     match value {
-        Value::Null => fields.remove(name),
-        value => fields.insert(name.to_owned(), value.clone()),
+        None => fields.remove(name),
+        Some(value) => fields.insert(name.to_owned(), value.clone()),
     };
 }
 
@@ -279,18 +284,4 @@ fn without_metadata_and_status(object: &Value) -> Vec<(&String, &Value)> {
     fields
         .filter(|(name, _)| !["metadata", "status"].contains(&name.as_str()))
         .collect()
-}
-
-/// Where etcd has it; messages show it.
-fn storage_key(request: &Request) -> String {
-    let resource = request.kind.resource();
-    let group = if resource.custom {
-        format!("{}/", resource.group)
-    } else {
-        String::new()
-    };
-    format!(
-        "/registry/{group}{}/{}/{}",
-        resource.plural, request.namespace, request.name
-    )
 }
