@@ -35,7 +35,7 @@ pub fn objections(new: &Value, old: Option<&Value>) -> Vec<Cause> {
             }
         }
     }
-    if new["eventTime"].is_null() {
+    if old.is_none() && new["eventTime"].is_null() {
         causes.push(Cause::new(Refused::Required, "eventTime", "Required value"));
     }
     for (field, longest) in TEXTS {
