@@ -77,6 +77,7 @@ pub struct ApiServer {
 
 /// What a request got.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one at a time
 pub enum Answer {
     Done(Done),
     /// A watch, which has told nothing yet.
