@@ -6,8 +6,75 @@ import json
 
 import pytest
 
-from harness import cluster, installation
-from harness.manifests import task, workflow
+from harness import audit, cluster, installation
+from harness.cluster import task_of
+from harness.manifests import HANG, retry, task, workflow
+
+# No request shows that it is needed: whoever makes an object the blocking owner of another must be allowed this.
+UNSEEN = {
+    ("compozy.dev", "workflows/finalizers", "update"),
+    ("compozy.dev", "taskexecutions/finalizers", "update"),
+}
+
+# For what cannot be brought about at will: an object that the watch does not show, one that does not parse, an Event
+# that repeats.
+RARE = {
+    ("compozy.dev", "taskexecutions", "get"),
+    ("compozy.dev", "workflows", "get"),
+    ("compozy.dev", "taskexecutions/status", "patch"),
+    ("compozy.dev", "workflows/status", "patch"),
+    ("events.k8s.io", "events", "patch"),
+}
+
+
+def granted():
+    """What the rendered roles of the operator allow."""
+    rules = []
+    for kind, name in (("clusterrole", "operator"), ("role", "operator-lease")):
+        space = ("-n", installation.SPACE) if kind == "role" else ()
+        rules += cluster.get(*space, kind, f"{installation.RELEASE}-{name}")["rules"]
+    return {
+        one
+        for rule in rules
+        for one in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }  # fmt: skip
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(180)
+def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, host_operator, requests):
+    # The lease is made anew; the operator is watching, then goes through all that a run may need.
+    cluster.kubectl("-n", installation.SPACE, "delete", "lease", installation.LEASE, "--ignore-not-found")
+    host_operator.start().leads()
+    pods = namespace.watch("pods")
+    big = {"blob": "x" * 200_000}
+    namespace.create(workflow("large", task("read", **{"with": {"data": "${{ inputs.blob }}"}}), inputs=big))
+    namespace.create(workflow("wrong", task("fail", "exit 1", retry=retry(2))))
+    namespace.create(workflow("stopped", task("hang", HANG)))
+    no_image = {"image": "127.0.0.1:1/none:1", "imagePullPolicy": "Always"}
+    namespace.create(workflow("unseen", task("pull", container=no_image, imagePullTimeout="3s")))
+    namespace.create(workflow("brief", task("only"), ttl={"afterSucceeded": "1s"}))
+    namespace.succeeded("large")
+    namespace.failed("wrong")
+    pods.one(lambda pod: task_of(pod) == "hang" and pod["status"].get("phase") == "Running", what="the pod running")
+    # Whose pod is gone unseen is looked for by name.
+    host_operator.kill()
+    [pod] = namespace.pods("stopped")
+    namespace.patch("pod", pod["metadata"]["name"], {"metadata": {"finalizers": None}})
+    namespace.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    host_operator.start(host_operator.identity).leads()
+    pods.until(lambda seen: len([1 for pod in seen.seen().values() if task_of(pod) == "hang"]) == 2, what="a second pod")
+    namespace.delete("cw", "stopped", "large", timeout=60)
+    namespace.failed("unseen")
+    namespace.wait("--for=delete", "cw/brief", timeout=60)
+    host_operator.close()
+
+    asked = [one for one in requests.requests() if audit.of(one, host_operator)]
+    refused = [one for one in asked if audit.answer(one) == 403]
+    assert not refused, audit.counted(refused)
+    unused = granted() - UNSEEN - RARE - {audit.what(one) for one in asked}
+    assert not unused, f"rights that nothing here used: {sorted(unused)}; used: {audit.counted(asked)}"
+    assert "*" not in {part for one in granted() for part in one}
 
 
 def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
