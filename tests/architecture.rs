@@ -92,6 +92,22 @@ fn decisions_know_nothing_of_the_operator() {
 }
 
 #[test]
+fn every_select_says_in_which_order_it_looks() {
+    // Without `biased` tokio draws the order from a generator that nobody can seed, and a run of
+    // the simulation could not be repeated.
+    let mut found = Vec::new();
+    for path in sources(Path::new("src")) {
+        let lines = code(&path);
+        for pair in lines.windows(2) {
+            if pair[0].contains("select! {") && pair[1].trim() != "biased;" {
+                found.push(format!("{}: {}", path.display(), pair[0].trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
 fn no_file_has_outgrown_one_idea() {
     let long: Vec<_> = sources(Path::new("src"))
         .into_iter()

@@ -30,15 +30,16 @@ pub async fn drive<K, R, F>(
     let mut failures: HashMap<K, u32> = HashMap::new();
     loop {
         tokio::select! {
-            key = queue.next(), if working.len() < concurrency => {
-                let work = reconcile(key.clone());
-                working.spawn(async move { (key, work.await) });
-            }
+            biased;
             Some(ended) = working.join_next() => {
                 // The release build aborts on panic; elsewhere a lost key must not go unnoticed.
                 let Ok((key, result)) = ended else { std::process::abort() };
                 metrics.count_reconcile(kind, result.is_ok());
                 settle(kind, queue, key, result, &mut failures);
+            }
+            key = queue.next(), if working.len() < concurrency => {
+                let work = reconcile(key.clone());
+                working.spawn(async move { (key, work.await) });
             }
         }
     }

@@ -39,6 +39,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     };
     let end = async {
         tokio::select! {
+            biased;
             () = termination.requested() => Ok(()),
             () = served => Err("HTTP is no longer served".into()),
         }
@@ -80,6 +81,7 @@ impl Termination {
     /// Waits until one of them comes.
     async fn requested(&mut self) {
         tokio::select! {
+            biased;
             _ = self.term.recv() => info!("SIGTERM: ending"),
             _ = self.int.recv() => info!("SIGINT: ending"),
         }

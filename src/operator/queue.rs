@@ -77,6 +77,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             match due {
                 Some(due) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(due) => {}
                         () = self.changed.notified() => {}
                     }

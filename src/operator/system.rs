@@ -160,6 +160,7 @@ impl System {
         );
         let begun = async {
             tokio::select! {
+                biased;
                 listed = all(synced) => listed?,
                 never = lease.follow() => match never {},
             }
@@ -168,6 +169,7 @@ impl System {
             Ok::<_, Error>(())
         };
         tokio::select! {
+            biased;
             result = begun => result?,
             ended = &mut end => return ended,
         }
@@ -175,6 +177,7 @@ impl System {
         self.metrics.show_leader(true);
         self.start_reconcilers(&mut tasks, lease.fence());
         let result = tokio::select! {
+            biased;
             ended = &mut end => ended,
             () = lease.lost() => Err("the lease was lost".into()),
             Some(ended) = tasks.join_next() => Err(format!("a part of the operator ended: {ended:?}").into()),

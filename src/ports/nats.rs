@@ -107,6 +107,7 @@ impl NatsBus {
             self.client.send_request(subject.to_owned(), request),
         );
         let answer = tokio::select! {
+            biased;
             answer = answer => answer,
             // The answer would have come on the connection that is no more.
             _ = losses.changed() => return Err(CallError::Unavailable("connection lost".to_owned())),

@@ -8,7 +8,7 @@ mod slim;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -52,9 +52,10 @@ pub struct Index(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    workflows: HashMap<Key, Arc<Workflow>>,
-    executions: HashMap<Key, Arc<TaskExecution>>,
-    pods: HashMap<Key, KnownPod>,
+    // In order, so that whoever acts on all of them does so in the same order everywhere.
+    workflows: BTreeMap<Key, Arc<Workflow>>,
+    executions: BTreeMap<Key, Arc<TaskExecution>>,
+    pods: BTreeMap<Key, KnownPod>,
     /// Names of task executions by their workflow's UID.
     children: HashMap<String, BTreeSet<Arc<str>>>,
     /// How many of them carry our finalizer.
