@@ -54,6 +54,7 @@ impl Executions {
     /// # Errors
     /// A call that failed; trying again is safe.
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        self.release_orphans(key).await?;
         let Some(execution) = self.hub.index.execution(key) else {
             return Ok(None);
         };
@@ -84,6 +85,27 @@ impl Executions {
         }
         warn!("still not at rest after {MAX_ROUNDS} rounds");
         Ok(Some(Instant::now() + std::time::Duration::from_secs(1)))
+    }
+
+    /// Nobody will record how these pods end: somebody took their execution away, finalizer and
+    /// all. What the cache does not have proves nothing, so the API server is asked first.
+    async fn release_orphans(&self, key: &Key) -> Result<(), CallError> {
+        let mut orphans = self.hub.index.pods_of(key);
+        let known = self.hub.index.execution(key);
+        orphans.retain(|pod| attempt::is_held(pod) && !owns(known.as_deref(), pod));
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let found = self.cluster.fetch_execution(key).await?;
+        orphans.retain(|pod| !owns(found.as_ref(), pod));
+        if let Some(found) = found {
+            self.hub.execution(found);
+        }
+        for pod in orphans {
+            self.cluster.delete_pod(&pod).await?;
+            self.cluster.release_pod(&pod).await?;
+        }
+        Ok(())
     }
 
     /// The engine's plan; a pod that may be gone is first asked for.
@@ -414,4 +436,11 @@ mod tests {
         let pod = hub.index.pod(&("n".into(), "t-1".into()));
         assert!(pod.is_some(), "{:?}", server.asked.lock().unwrap());
     }
+}
+
+/// Whether a pod belongs to this very execution.
+fn owns(execution: Option<&TaskExecution>, pod: &Pod) -> bool {
+    let uid = execution.and_then(|execution| execution.metadata.uid.as_deref());
+    let mut owners = pod.owner_references().iter();
+    uid.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
 }

@@ -127,6 +127,7 @@ impl Hub {
         self.outbox
             .forget(gone.metadata.uid.as_deref().unwrap_or_default());
         self.gaps.forget(key);
+        self.executions.add(key.clone());
         self.workflows.add(sibling(key, &gone.spec.workflow.name));
     }
 

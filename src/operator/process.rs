@@ -13,6 +13,10 @@ use super::{
 };
 use crate::ports::{Bus, Ids, NatsBus, RandomIds, SystemClock};
 
+/// A list whose answer never comes, or a watch whose connection is dead without a word, would be
+/// waited for for ever. A watch is ended by the API server before that, after 290 s.
+const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
+
 /// Runs until a signal to end, or until the lease is lost.
 ///
 /// # Errors
@@ -23,6 +27,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut config = Config::infer().await?;
     // Every call has a timeout of our own; retries are the queues', which know what is stale.
     config.default_retry = false;
+    config.read_timeout = Some(READ_TIMEOUT);
     let outside = Outside {
         client: Client::try_from(config)?,
         bus: bus(&settings).await?,

@@ -234,6 +234,23 @@ impl Index {
         pods.map(|(key, known)| (key.clone(), uid(known))).collect()
     }
 
+    /// The pods that say to belong to a task execution of this name.
+    pub fn pods_of(&self, execution: &Key) -> Vec<Arc<Pod>> {
+        let prefix = format!("{}-", execution.1);
+        let named = |pod: &Arc<Pod>| {
+            let owners = pod.owner_references().iter();
+            let mut ours = owners.filter(|owner| owner.kind == "TaskExecution");
+            ours.any(|owner| owner.name == *execution.1)
+        };
+        self.lock()
+            .pods
+            .range(sibling(execution, &prefix)..)
+            .take_while(|(key, _)| key.0 == execution.0 && key.1.starts_with(&prefix))
+            .filter_map(|(_, known)| known.pod.clone())
+            .filter(named)
+            .collect()
+    }
+
     /// The names of all task executions of a workflow, in order.
     pub fn children(&self, uid: &str) -> Vec<Arc<str>> {
         self.lock()
@@ -301,7 +318,7 @@ impl State {
     }
 }
 
-fn uids<K: Resource>(objects: &HashMap<Key, Arc<K>>) -> Vec<(Key, String)> {
+fn uids<K: Resource>(objects: &BTreeMap<Key, Arc<K>>) -> Vec<(Key, String)> {
     let uid = |object: &Arc<K>| object.meta().uid.clone().unwrap_or_default();
     objects
         .iter()

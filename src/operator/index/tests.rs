@@ -145,3 +145,23 @@ fn of_a_pod_that_was_let_go_only_its_place_is_kept() {
     index.delete_pod(&key, Some("pu"));
     assert_eq!(index.known_pods().len(), 0);
 }
+
+#[test]
+fn the_pods_of_an_execution_are_those_that_it_owns() {
+    let index = Index::default();
+    let pod = |name: &str, owner: &str| {
+        serde_json::from_value(
+            json!({"metadata": {"name": name, "namespace": "n", "uid": name,
+            "finalizers": ["compozy.dev/outcome"],
+            "ownerReferences": [{"apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
+                                 "name": owner, "uid": "u"}]}}),
+        )
+        .unwrap()
+    };
+    for (name, owner) in [("t-1", "t"), ("t-2", "t"), ("t-x-1", "t-x"), ("ta-1", "ta")] {
+        index.apply_pod(pod(name, owner));
+    }
+    let found = index.pods_of(&key());
+    let names: Vec<_> = found.iter().map(|pod| pod.name_any()).collect();
+    assert_eq!(names, ["t-1", "t-2"]);
+}
