@@ -16,11 +16,13 @@ demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour 
 	@hack/demo
 demo-down: cluster-down ## Remove what the demo started
 
-.PHONY: test unit e2e lint
-test: unit e2e ## Every test
+.PHONY: test unit sim e2e lint
+test: unit sim e2e ## Every test
 unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked
+sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one
+	SEEDS=$(or $(SEEDS),1000) cargo test --locked --test simulation -- --nocapture every_world
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)
 lint: ## Every static check

@@ -1,0 +1,575 @@
+//! What always holds: checked at every write, every message and every request, and once more at
+//! the end. The laws look at what is stored and told, never at what the operator thinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use compozy::{
+    api::{
+        FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
+    },
+    ports::Message,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::Value;
+
+use crate::{
+    api_server::{Change, Kind},
+    bus::header,
+    corpus::kubelet::status,
+};
+
+/// So long an operator may not know that somebody took its lease.
+const LEASE_DURATION: u64 = 15_000;
+
+/// What was seen of a run.
+#[derive(Default)]
+struct RunSeen {
+    tasks: Vec<Task>,
+    parallelism: usize,
+    history: BTreeMap<u64, String>,
+    phase: String,
+    seen: Seen,
+}
+
+/// What was seen of a task execution.
+#[derive(Default)]
+struct ExecutionSeen {
+    run: String,
+    task: String,
+    history: BTreeMap<u64, String>,
+    phase: TaskPhase,
+    failures: u32,
+    seen: Seen,
+}
+
+/// What was seen of any object with events.
+#[derive(Default)]
+struct Seen {
+    held: bool,
+    gone: bool,
+    /// Somebody took it, or a pod of it, away by force: nobody can know what becomes of it.
+    stripped: bool,
+    /// When it was last held.
+    held_at: u64,
+}
+
+/// What was seen of a pod.
+struct PodSeen {
+    execution: String,
+    attempt: u32,
+    runs: bool,
+    exit_code: Option<i32>,
+}
+
+/// The laws, and what they have to remember.
+#[derive(Default)]
+pub struct Laws {
+    pub broken: Vec<String>,
+    runs: BTreeMap<String, RunSeen>,
+    executions: BTreeMap<String, ExecutionSeen>,
+    pods: BTreeMap<String, PodSeen>,
+    /// What the stream holds or held, in its order: UID and place in the object's history.
+    told: Vec<(String, u64)>,
+    /// When the stream last lost messages.
+    lost_at: Option<u64>,
+    /// Objects of which the stream has nothing any more: what of them is told again is no repetition.
+    forgotten: BTreeSet<String>,
+    /// The stream's limits took messages.
+    retired: bool,
+    /// When somebody did with the lease what no operator does.
+    lease_tampered: Option<u64>,
+    /// Deleted objects were let go although NATS did not have their events.
+    let_go: bool,
+}
+
+impl Laws {
+    fn break_with(&mut self, law: &str, what: String) {
+        self.broken.push(format!("{law}: {what}"));
+    }
+
+    /// A write.
+    pub fn observe(&mut self, change: &Change, now: u64) {
+        match change.key.kind {
+            Kind::Workflow => self.workflow(change, now),
+            Kind::TaskExecution => self.execution(change, now),
+            Kind::Pod => self.pod(change),
+            _ => {}
+        }
+    }
+
+    fn workflow(&mut self, change: &Change, now: u64) {
+        let Some(workflow) = parsed::<Workflow>(change.after.as_deref()) else {
+            if let Some(before) = parsed::<Workflow>(change.before.as_deref())
+                && let Some(run) = self.runs.get_mut(&before.uid().unwrap_or_default())
+            {
+                run.seen.end(now);
+            }
+            return;
+        };
+        let uid = workflow.uid().unwrap_or_default();
+        let run = self.runs.entry(uid.clone()).or_default();
+        run.tasks.clone_from(&workflow.spec.tasks);
+        run.parallelism = workflow.spec.parallelism.unwrap_or(50) as usize;
+        run.seen.look(workflow.finalizers(), now);
+        let Some(status) = &workflow.status else {
+            return;
+        };
+        let phase = format!("{:?}", status.phase);
+        let was_final = is_final(&run.phase);
+        let before = std::mem::replace(&mut run.phase, phase.clone());
+        let transitions: Vec<_> = status
+            .transitions
+            .iter()
+            .map(|seen| (seen.seq, text(&seen.event), seen.at))
+            .collect();
+        let wrong = extend(&mut run.history, &transitions, 1);
+        if was_final && before != phase {
+            self.break_with("final is final", format!("{uid}: {before} -> {phase}"));
+        }
+        if let Some(wrong) = wrong {
+            self.break_with("transitions are a history", format!("{uid}: {wrong}"));
+        }
+    }
+
+    fn execution(&mut self, change: &Change, now: u64) {
+        let Some(execution) = parsed::<TaskExecution>(change.after.as_deref()) else {
+            if let Some(before) = parsed::<TaskExecution>(change.before.as_deref())
+                && let Some(seen) = self.executions.get_mut(&before.uid().unwrap_or_default())
+            {
+                seen.seen.end(now);
+            }
+            return;
+        };
+        let uid = execution.uid().unwrap_or_default();
+        if !self.executions.contains_key(&uid) {
+            self.scheduled(&execution);
+        }
+        let seen = self.executions.entry(uid.clone()).or_default();
+        seen.seen.look(execution.finalizers(), now);
+        let status = execution.status.clone().unwrap_or_default();
+        let before = std::mem::replace(&mut seen.phase, status.phase);
+        seen.failures = status.failures.application + status.failures.infrastructure;
+        let transitions: Vec<_> = status
+            .transitions
+            .iter()
+            .map(|seen| (seen.seq, text(&seen.event), seen.at))
+            .collect();
+        let wrong = extend(&mut seen.history, &transitions, 2);
+        let mut results = BTreeSet::new();
+        let twice = status
+            .transitions
+            .iter()
+            .filter(|seen| matches!(text(&seen.event).as_str(), "completed" | "failed"))
+            .find(|seen| !results.insert(seen.attempt))
+            .map(|seen| seen.attempt);
+        if before.is_final() && before != status.phase {
+            let what = format!("{uid}: {before:?} -> {:?}", status.phase);
+            self.break_with("final is final", what);
+        }
+        if let Some(wrong) = wrong {
+            self.break_with("transitions are a history", format!("{uid}: {wrong}"));
+        }
+        if let Some(attempt) = twice {
+            let what = format!("{uid}: attempt {attempt} has two");
+            self.break_with("one result for each attempt", what);
+        }
+        self.attempts(&uid, &execution);
+    }
+
+    /// What is recorded of attempts is what befell their pods, and within the budgets.
+    fn attempts(&mut self, uid: &str, execution: &TaskExecution) {
+        let status = execution.status.clone().unwrap_or_default();
+        let spec = &execution.spec;
+        let mut wrong = Vec::new();
+        for record in &status.attempts {
+            let pod = self.pods.values().find(|pod| {
+                pod.execution == uid && pod.attempt == record.number && pod.exit_code.is_some()
+            });
+            let exit_code = pod.and_then(|pod| pod.exit_code);
+            let done = record.reason == "Completed";
+            if done && exit_code.is_some_and(|code| code != 0) || done && pod.is_none() {
+                wrong.push(format!(
+                    "attempt {} is said to have succeeded, its pod: {exit_code:?}",
+                    record.number
+                ));
+            }
+        }
+        let failures = status.failures;
+        if failures.application > spec.retry.max_attempts
+            || failures.infrastructure > spec.infrastructure_retries + 1
+        {
+            wrong.push(format!("more attempts than allowed: {failures:?}"));
+        }
+        for wrong in wrong {
+            self.break_with("an attempt's record is true", format!("{uid}: {wrong}"));
+        }
+    }
+
+    /// A task execution came to be.
+    fn scheduled(&mut self, execution: &TaskExecution) {
+        let uid = execution.uid().unwrap_or_default();
+        let run_uid = &execution.spec.workflow.uid;
+        let task = &execution.spec.task;
+        let seen = ExecutionSeen {
+            run: run_uid.clone(),
+            task: task.clone(),
+            history: BTreeMap::from([(1, "scheduled".to_owned())]),
+            ..ExecutionSeen::default()
+        };
+        let mut wrong = Vec::new();
+        if let Some(run) = self.runs.get(run_uid) {
+            let siblings = || {
+                self.executions
+                    .values()
+                    .filter(|other| other.run == *run_uid)
+            };
+            let needs = run.tasks.iter().find(|known| known.name == *task);
+            for need in needs.into_iter().flat_map(|task| &task.depends_on) {
+                let tolerated = run
+                    .tasks
+                    .iter()
+                    .any(|task| task.name == *need && task.on_failure == Some(OnFailure::Continue));
+                let ended = siblings().any(|other| {
+                    let good =
+                        other.phase == TaskPhase::Succeeded || tolerated && other.phase.is_final();
+                    other.task == *need && (good || other.seen.gone)
+                });
+                if !ended {
+                    wrong.push(format!("{task} starts before {need} has ended well"));
+                }
+            }
+            let under_way = siblings()
+                .filter(|other| !other.phase.is_final() && !other.seen.gone)
+                .count();
+            if under_way >= run.parallelism {
+                wrong.push(format!(
+                    "{task} is one more than {} at once",
+                    run.parallelism
+                ));
+            }
+            let again = siblings().any(|other| other.task == *task && !other.seen.stripped);
+            if again {
+                wrong.push(format!("{task} has a second task execution"));
+            }
+        }
+        self.executions.insert(uid, seen);
+        for wrong in wrong {
+            self.break_with("tasks start in order", format!("{run_uid}: {wrong}"));
+        }
+    }
+
+    fn pod(&mut self, change: &Change) {
+        let Some(pod) = parsed::<Pod>(change.after.as_deref()) else {
+            if let Some(before) = parsed::<Pod>(change.before.as_deref())
+                && let Some(seen) = self.pods.get_mut(&before.uid().unwrap_or_default())
+            {
+                seen.runs = false;
+            }
+            return;
+        };
+        let Some(execution) = owner(&pod) else { return };
+        let attempt = attempt(&pod);
+        let uid = pod.uid().unwrap_or_default();
+        if !self.pods.contains_key(&uid) {
+            self.dispatched(&pod.name_any(), &execution, attempt);
+        }
+        let runs =
+            matches!(status::main_state(&pod), status::Main::Running(_)) && !status::is_over(&pod);
+        let ran = self.pods.get(&uid).is_some_and(|seen| seen.runs);
+        if runs && !ran {
+            let other = self
+                .pods
+                .values()
+                .find(|other| other.runs && other.execution == execution);
+            if let Some(other) = other {
+                let what = format!("{}: attempt {} runs still", pod.name_any(), other.attempt);
+                self.break_with("one pod at a time", what);
+            }
+        }
+        let seen = PodSeen {
+            execution,
+            attempt,
+            runs,
+            exit_code: exit_code(&pod),
+        };
+        self.pods.insert(uid, seen);
+    }
+
+    /// A pod came to be.
+    fn dispatched(&mut self, name: &str, execution: &str, attempt: u32) {
+        let Some(seen) = self.executions.get(execution) else {
+            return self.break_with("pods have an execution", name.to_owned());
+        };
+        let (failures, stripped) = (seen.failures, seen.seen.stripped);
+        if attempt > failures + 1 {
+            let what = format!("{name}: attempt {attempt} after {failures} recorded failures");
+            self.break_with("attempts follow recorded failures", what);
+        }
+        let again = self
+            .pods
+            .values()
+            .any(|pod| pod.execution == execution && pod.attempt == attempt);
+        if again && !stripped {
+            let what = format!("{name}: attempt {attempt} has a second pod");
+            self.break_with("one pod for each attempt", what);
+        }
+    }
+
+    /// The operator asks for a pod's deletion.
+    pub fn deletes(&mut self, pod: &Value, execution: Option<&Value>) {
+        let Some(pod) = parsed::<Pod>(Some(pod)) else {
+            return;
+        };
+        let Some(execution) = parsed::<TaskExecution>(execution) else {
+            return;
+        };
+        let status = execution.status.clone().unwrap_or_default();
+        let runs = matches!(status::main_state(&pod), status::Main::Running(_));
+        let decided = status.phase.is_final() || status.stopping.is_some();
+        let asked = pod.metadata.deletion_timestamp.is_some();
+        if runs && !decided && !asked && owner(&pod) == execution.uid() {
+            let what = format!("{} runs, and no decision is recorded", pod.name_any());
+            self.break_with("decided before it is deleted", what);
+        }
+    }
+
+    /// Somebody did with the lease what no operator does.
+    pub fn lease_tampered(&mut self, now: u64) {
+        self.lease_tampered = Some(now);
+    }
+
+    /// The operator sends a write.
+    pub fn writes(&mut self, identity: &str, leader: &str, line: &str, now: u64) {
+        let tampered = self.lease_tampered;
+        let unknowing = tampered.is_some_and(|at| now < at + LEASE_DURATION);
+        if identity != leader && !unknowing {
+            let what = format!("at {now} {identity} sends {line}, the leader is {leader:?}");
+            self.break_with("only the leader writes", what);
+        }
+    }
+
+    /// An object was taken away by force.
+    pub fn stripped(&mut self, uid: &str) {
+        let of_pod = self.pods.get(uid).map(|pod| pod.execution.clone());
+        let uid = of_pod.as_deref().unwrap_or(uid);
+        if let Some(seen) = self.executions.get_mut(uid) {
+            seen.seen.stripped = true;
+        }
+        if let Some(run) = self.runs.get_mut(uid) {
+            run.seen.stripped = true;
+        }
+    }
+
+    /// A deleted object was let go although NATS did not have its events: an Event says so.
+    pub fn let_go(&mut self) {
+        self.let_go = true;
+    }
+
+    /// The stream lost messages by a failure and holds these.
+    pub fn stream_lost(&mut self, left: &[(String, u64)], now: u64) {
+        let newest = |uid: &String| {
+            left.iter()
+                .filter(|(of, _)| of == uid)
+                .map(|(_, seq)| *seq)
+                .max()
+        };
+        self.told
+            .retain(|(uid, seq)| newest(uid).is_some_and(|newest| *seq <= newest));
+        self.lost_at = Some(now);
+    }
+
+    /// The stream's limits took messages, and it holds these.
+    pub fn stream_retired(&mut self, left: &[(String, u64)]) {
+        self.retired = true;
+        let of_told = self.told.iter().map(|(uid, _)| uid);
+        let gone = of_told
+            .filter(|uid| !left.iter().any(|(of, _)| of == *uid))
+            .cloned();
+        self.forgotten.extend(gone.collect::<Vec<_>>());
+    }
+
+    /// A message was stored.
+    pub fn stored(&mut self, message: &Message, now: u64) {
+        let Some((uid, seq)) = place(message) else {
+            return self.break_with("messages say their place", message.subject.clone());
+        };
+        let event = message.subject.rsplit('.').next().unwrap_or_default();
+        let history = match (self.executions.get(&uid), self.runs.get(&uid)) {
+            (Some(seen), _) => &seen.history,
+            (_, Some(run)) => &run.history,
+            _ => return self.break_with("told after it was recorded", format!("{uid}:{seq}")),
+        };
+        if history.get(&seq).map(String::as_str) != Some(event) {
+            let what = format!("at {now} {uid}:{seq} {event}, recorded: {history:?}");
+            return self.break_with("told after it was recorded", what);
+        }
+        let told = self.told.iter().filter(|(of, _)| *of == uid);
+        let last = told.map(|(_, seq)| *seq).max().unwrap_or(0);
+        // What the object no longer holds cannot be told again.
+        let fits = match self.lost_at {
+            _ if self.forgotten.contains(&uid) => true,
+            Some(_) => seq > last,
+            None => seq == last + 1,
+        };
+        if !fits {
+            let what = format!("at {now} {uid}:{seq} {event} after {last}");
+            self.break_with("told once and in order", what);
+        }
+        self.told.push((uid, seq));
+    }
+
+    /// The world is at rest: everything is told, in order.
+    pub fn at_the_end(&mut self) {
+        let mut wrong = Vec::new();
+        let objects = self
+            .executions
+            .iter()
+            .map(|(uid, seen)| (uid, &seen.history, &seen.seen))
+            .chain(
+                self.runs
+                    .iter()
+                    .map(|(uid, run)| (uid, &run.history, &run.seen)),
+            );
+        for (uid, history, seen) in objects {
+            let spared = seen.stripped
+                || seen.gone && self.let_go
+                || self
+                    .lost_at
+                    .is_some_and(|lost| self.retired || seen.held_at < lost);
+            let newest = history.keys().next_back().copied().unwrap_or(0);
+            let told = self.told.iter().filter(|(of, _)| of == uid);
+            let told = told.map(|(_, seq)| *seq).max().unwrap_or(0);
+            if told != newest && !spared {
+                wrong.push(format!("{uid}: told up to {told} of {newest}: {history:?}"));
+            }
+        }
+        for wrong in wrong {
+            self.break_with("everything is told", wrong);
+        }
+        if self.lost_at.is_none() && !self.retired {
+            self.runs_frame_their_tasks();
+        }
+    }
+
+    /// `started` comes before a run's tasks, `completed` and `failed` after them.
+    fn runs_frame_their_tasks(&mut self) {
+        let mut wrong = Vec::new();
+        for (uid, run) in self.runs.iter().filter(|(_, run)| !run.seen.stripped) {
+            let place_of = |seq: u64| {
+                self.told
+                    .iter()
+                    .position(|told| *told == (uid.clone(), seq))
+            };
+            let tasks = self.told.iter().enumerate().filter(|(_, (of, _))| {
+                let seen = self.executions.get(of);
+                seen.is_some_and(|seen| seen.run == *uid && !seen.seen.stripped)
+            });
+            let places: Vec<usize> = tasks.map(|(place, _)| place).collect();
+            let (Some(first), Some(last)) = (places.first(), places.last()) else {
+                continue;
+            };
+            let start = place_of(1);
+            if start.is_some_and(|start| start > *first) {
+                wrong.push(format!("{uid}: started after its tasks"));
+            }
+            let by_its_tasks = |event: &String| matches!(event.as_str(), "completed" | "failed");
+            let end = run.history.iter().find(|(_, event)| by_its_tasks(event));
+            if let Some(end) = end.and_then(|(seq, _)| place_of(*seq))
+                && end < *last
+                && !self.let_go
+            {
+                wrong.push(format!("{uid}: ended before its tasks"));
+            }
+        }
+        for wrong in wrong {
+            self.break_with("a run frames its tasks", wrong);
+        }
+    }
+}
+
+impl Seen {
+    fn end(&mut self, now: u64) {
+        self.gone = true;
+        self.held_at = self.held_at.min(now);
+    }
+
+    fn look(&mut self, finalizers: &[String], now: u64) {
+        self.held = finalizers.iter().any(|name| name == FINALIZER_EVENTS);
+        if self.held {
+            self.held_at = u64::MAX;
+        } else if self.held_at == u64::MAX {
+            self.held_at = now;
+        }
+    }
+}
+
+/// Takes a status's transitions into what is known; says what does not fit.
+fn extend(
+    history: &mut BTreeMap<u64, String>,
+    transitions: &[(u64, String, Time)],
+    first: u64,
+) -> Option<String> {
+    let newest = history.keys().next_back().copied().unwrap_or(first - 1);
+    for pair in transitions.windows(2) {
+        if pair[1].0 != pair[0].0 + 1 {
+            return Some(format!("a gap between {} and {}", pair[0].0, pair[1].0));
+        }
+        if pair[1].2 < pair[0].2 {
+            return Some(format!("{} is earlier than what came before", pair[1].0));
+        }
+    }
+    match (transitions.first(), transitions.last()) {
+        (Some((start, ..)), _) if *start > newest + 1 => {
+            return Some(format!("{start} after {newest}"));
+        }
+        (_, Some((end, ..))) if *end < newest => return Some(format!("{newest} is gone")),
+        _ => {}
+    }
+    for (seq, event, _) in transitions {
+        let known = history.entry(*seq).or_insert_with(|| event.clone());
+        if known != event {
+            return Some(format!("{seq} was {known} and is {event}"));
+        }
+    }
+    None
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(object: Option<&Value>) -> Option<T> {
+    T::deserialize(object?).ok()
+}
+
+/// An event's name, as it is written.
+fn text(event: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(event).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn is_final(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed" | "Cancelled" | "TimedOut")
+}
+
+/// The UID of the task execution that a pod says to belong to.
+fn owner(pod: &Pod) -> Option<String> {
+    let owners = pod.owner_references().iter();
+    let mut ours = owners.filter(|owner| owner.kind == "TaskExecution");
+    ours.next().map(|owner| owner.uid.clone())
+}
+
+fn attempt(pod: &Pod) -> u32 {
+    let label = pod.labels().get(LABEL_ATTEMPT);
+    label.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn exit_code(pod: &Pod) -> Option<i32> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let main = statuses.iter().find(|container| container.name == "main")?;
+    Some(main.state.as_ref()?.terminated.as_ref()?.exit_code)
+}
+
+/// Of which object a message is, and its place in that object's history.
+pub fn place(message: &Message) -> Option<(String, u64)> {
+    let seq = header(message, "ce-sequence")?.parse().ok()?;
+    let (uid, _) = message.id.rsplit_once(':')?;
+    Some((uid.to_owned(), seq))
+}

@@ -1,0 +1,305 @@
+//! What users want of a world: workflows, what their pods do, and what users do meanwhile. Drawn
+//! from a seed; the script of a pod depends on its task and attempt alone.
+
+use compozy::api::{Duration, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW};
+use fastrand::Rng;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    corpus::script::{
+        Attempt, Before, Evicted, Evictor, Exits, Fate, Hangs, Lack, Loss, NeverStarts, NodeLost,
+        Nothing, Reason, Soon, Succeeds,
+    },
+    trace::fingerprint,
+};
+
+/// A workflow and when it is created, in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub name: String,
+    pub at: u64,
+    pub spec: Value,
+}
+
+/// What a user does to a workflow.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Changes its spec by a merge patch.
+    Patch(Value),
+    Delete,
+}
+
+/// What a world is about.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    seed: u64,
+    pub workflows: Vec<Planned>,
+    /// When, to which workflow, and what.
+    pub acts: Vec<(u64, String, Act)>,
+    /// How often pods end well, of 10.
+    good: u8,
+    /// When faults stop.
+    pub quiet_at: u64,
+    pub replicas: usize,
+    /// How long a deleted object waits for NATS, in seconds.
+    pub grace: u64,
+}
+
+impl Scenario {
+    /// One workflow whose pods all succeed.
+    pub fn hello() -> Scenario {
+        let spec = json!({"tasks": [
+            {"name": "greet", "container": {"image": "busybox:1.36"}},
+            {"name": "shout", "container": {"image": "busybox:1.36"}, "dependsOn": ["greet"],
+             "with": {"text": "${{ tasks.greet.outputs.n }}"}},
+        ]});
+        Scenario {
+            seed: 0,
+            workflows: vec![Planned {
+                name: "hello".to_owned(),
+                at: 100,
+                spec,
+            }],
+            acts: Vec::new(),
+            good: 10,
+            quiet_at: 0,
+            replicas: 1,
+            grace: 300,
+        }
+    }
+
+    /// What this seed is about.
+    pub fn draw(seed: u64) -> Scenario {
+        let mut dice = Rng::with_seed(seed ^ 0x5ce0);
+        let quiet_at = dice.u64(20_000..150_000);
+        let count = 1 + usize::from(dice.u8(..3) == 0) + usize::from(dice.u8(..4) == 0);
+        let workflows: Vec<_> = (0..count)
+            .map(|index| Planned {
+                name: format!("w{index}"),
+                at: dice.u64(100..quiet_at / 2),
+                spec: workflow(&mut dice),
+            })
+            .collect();
+        let acts = workflows
+            .iter()
+            .flat_map(|planned| acts(&mut dice, planned, quiet_at))
+            .collect();
+        Scenario {
+            seed,
+            workflows,
+            acts,
+            good: dice.u8(2..10),
+            quiet_at,
+            replicas: 1 + usize::from(dice.bool()),
+            grace: dice.choice([5, 60, 300]).unwrap_or(300),
+        }
+    }
+
+    /// The script of a pod; none if it is a stranger's.
+    pub fn attempt(&self, pod: &Pod) -> Option<Attempt> {
+        let labels = pod.metadata.labels.as_ref()?;
+        let workflow = labels.get(LABEL_WORKFLOW)?;
+        let task = labels.get(LABEL_TASK)?;
+        let attempt: u32 = labels.get(LABEL_ATTEMPT)?.parse().ok()?;
+        if self.seed == 0 {
+            return Some(Attempt {
+                before: Before::default(),
+                fate: succeeds_at_once(),
+            });
+        }
+        let of = fingerprint(&(self.seed, workflow, task, attempt));
+        Some(script(&mut Rng::with_seed(of), self.good))
+    }
+}
+
+fn one_in(dice: &mut Rng, count: u32) -> bool {
+    dice.u32(..count) == 0
+}
+
+fn workflow(dice: &mut Rng) -> Value {
+    let count = dice.usize(1..7);
+    let mut tasks: Vec<Value> = Vec::new();
+    for index in 0..count {
+        tasks.push(task(dice, index));
+    }
+    let mut spec = json!({"tasks": tasks, "inputs": {"who": "world"}});
+    if one_in(dice, 2) {
+        spec["parallelism"] = json!(dice.u32(1..4));
+    }
+    if one_in(dice, 3) {
+        spec["timeout"] = json!(format!("{}s", dice.u32(5..300)));
+    }
+    if one_in(dice, 3) {
+        spec["failurePolicy"] = json!(dice.choice(["FailFast", "Complete"]));
+    }
+    if one_in(dice, 4) {
+        spec["outputs"] = json!({"last": format!("${{{{ tasks.t{}.outputs.n }}}}", count - 1)});
+    }
+    spec
+}
+
+fn task(dice: &mut Rng, index: usize) -> Value {
+    let mut task = json!({"name": format!("t{index}"), "container": {"image": "busybox:1.36"}});
+    let mut needs = Vec::new();
+    for other in 0..index {
+        if one_in(dice, 3) {
+            needs.push(format!("t{other}"));
+        }
+    }
+    if let Some(first) = needs.first()
+        && one_in(dice, 3)
+    {
+        task["with"] = json!({"n": format!("${{{{ tasks.{first}.outputs.n }}}}")});
+    }
+    if !needs.is_empty() {
+        task["dependsOn"] = json!(needs);
+    }
+    if one_in(dice, 2) {
+        let backoff = json!({"initial": format!("{}s", dice.u32(1..8)), "max": "30s"});
+        task["retry"] = json!({"maxAttempts": dice.u32(1..5), "backoff": backoff});
+    }
+    if one_in(dice, 2) {
+        task["infrastructureRetries"] = json!(dice.u32(0..4));
+    }
+    if one_in(dice, 4) {
+        task["timeout"] = json!(format!("{}s", dice.u32(2..30)));
+    }
+    if one_in(dice, 6) {
+        task["deadline"] = json!(format!("{}s", dice.u32(10..200)));
+    }
+    if one_in(dice, 3) {
+        task["imagePullTimeout"] = json!(format!("{}s", dice.u32(5..60)));
+    }
+    if one_in(dice, 5) {
+        task["onFailure"] = json!("Continue");
+    }
+    task
+}
+
+fn acts(dice: &mut Rng, planned: &Planned, quiet_at: u64) -> Vec<(u64, String, Act)> {
+    let mut acts = Vec::new();
+    let mut add = |dice: &mut Rng, act: Act| {
+        let at = dice.u64(planned.at + 50..quiet_at + 20_000);
+        acts.push((at, planned.name.clone(), act));
+    };
+    if one_in(dice, 5) {
+        let cancel = json!({"spec": {"cancel": {"reason": "enough"}}});
+        add(dice, Act::Patch(cancel));
+    }
+    if one_in(dice, 8) {
+        add(dice, Act::Delete);
+    }
+    acts
+}
+
+fn seconds(dice: &mut Rng, most: u64) -> Duration {
+    Duration::from_millis(dice.u64(200..most * 1000))
+}
+
+/// What a pod does.
+fn script(dice: &mut Rng, good: u8) -> Attempt {
+    let mut before = Before::default();
+    if one_in(dice, 8) {
+        before.unscheduled = Some(seconds(dice, 40));
+    }
+    if one_in(dice, 10) {
+        before.pull_fails = Some(seconds(dice, 40));
+    }
+    if one_in(dice, 3) {
+        before.starting = Some(seconds(dice, 12));
+    }
+    before.injected = one_in(dice, 12);
+    let fate = match dice.u8(..10) < good {
+        true => succeeds(dice),
+        false => fails(dice),
+    };
+    Attempt { before, fate }
+}
+
+fn succeeds_at_once() -> Fate {
+    let outputs = Map::from_iter([("n".to_owned(), json!(1))]);
+    Fate::Succeeds(Succeeds {
+        outputs: Some(outputs),
+        writes: None,
+        fills: None,
+        after: Duration::from_secs(1),
+    })
+}
+
+fn succeeds(dice: &mut Rng) -> Fate {
+    let outputs = Map::from_iter([("n".to_owned(), json!(dice.u32(..100)))]);
+    Fate::Succeeds(Succeeds {
+        outputs: Some(outputs),
+        writes: None,
+        fills: None,
+        after: seconds(dice, 20),
+    })
+}
+
+fn fails(dice: &mut Rng) -> Fate {
+    let soon = |dice: &mut Rng| Soon {
+        after: seconds(dice, 15),
+    };
+    match dice.u8(..20) {
+        0..4 => Fate::Exits(Exits {
+            code: dice.choice([1, 2, 137, 143]).unwrap_or(1),
+            log: "it went wrong".to_owned(),
+            writes: None,
+            after: seconds(dice, 15),
+        }),
+        4 => Fate::OutOfMemory(soon(dice)),
+        5..8 => Fate::Evicted(Evicted {
+            by: dice
+                .choice([
+                    Evictor::Api,
+                    Evictor::Preemption,
+                    Evictor::Taint,
+                    Evictor::Pressure,
+                    Evictor::OwnLimit,
+                ])
+                .unwrap_or(Evictor::Api),
+            after: seconds(dice, 15),
+        }),
+        8..11 => Fate::NodeLost(NodeLost {
+            how: dice
+                .choice([Loss::Removed, Loss::Shutdown, Loss::Forgotten, Loss::Silent])
+                .unwrap_or(Loss::Removed),
+            after: seconds(dice, 15),
+        }),
+        11 => Fate::RefusedByNode(Reason {
+            reason: "OutOfcpu".to_owned(),
+            message: "Pod was rejected: Node didn't have enough resource: cpu".to_owned(),
+        }),
+        12 => Fate::CannotStart(Reason {
+            reason: "StartError".to_owned(),
+            message: "exec: \"no-such-program\": not found".to_owned(),
+        }),
+        13 => Fate::NeverStarts(NeverStarts {
+            lacks: dice
+                .choice([
+                    Lack::Node,
+                    Lack::Image,
+                    Lack::ImageName,
+                    Lack::User,
+                    Lack::Secret,
+                    Lack::Volume,
+                ])
+                .unwrap_or(Lack::Node),
+            message: String::new(),
+        }),
+        14 => Fate::InitFails(Nothing {}),
+        15 => Fate::Deleted(soon(dice)),
+        16 => Fate::Vanishes(soon(dice)),
+        17 => Fate::Overstays(soon(dice)),
+        18 => Fate::Hangs(Hangs {
+            ignores_term: dice.bool(),
+        }),
+        _ => Fate::Succeeds(Succeeds {
+            outputs: None,
+            writes: dice.bool().then(|| "not json".to_owned()),
+            fills: Some(dice.usize(4000..6000)),
+            after: seconds(dice, 10),
+        }),
+    }
+}

@@ -1,0 +1,267 @@
+//! One world from its beginning until it is at rest.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clap::Parser;
+use compozy::{
+    operator::{
+        settings::CommandLine,
+        system::{Outside, System},
+    },
+    ports::Bus,
+};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, advance, sleep_until},
+};
+
+use crate::{
+    bus::SimBus,
+    faults::{Class, Faults},
+    scenario::Scenario,
+    wire::{SimClock, client},
+    world::{Order, Process, Shared, World},
+};
+
+/// At rest means that the operator wrote nothing for so many milliseconds …
+const STILL: u64 = 40_000;
+/// … and will not in so many more.
+const WATCHED: u64 = 200_000;
+/// From when nothing goes wrong any more the world has so long to come to rest.
+const PATIENCE: u64 = 3 * 3_600_000;
+
+/// What came of a world.
+pub struct Outcome {
+    pub seed: u64,
+    /// Laws that were broken.
+    pub broken: Vec<String>,
+    pub trace: Vec<String>,
+    pub fingerprint: u64,
+    pub fired: BTreeMap<Class, u64>,
+    /// Virtual milliseconds.
+    pub lasted: u64,
+    /// Writes of the operator.
+    pub effects: u64,
+    pub world: Shared,
+}
+
+/// Runs the world of a seed.
+pub fn run(seed: u64) -> Outcome {
+    let scenario = Scenario::draw(seed);
+    let replicas = scenario.replicas;
+    play(
+        seed,
+        World::new(seed, Faults::draw(seed), scenario, replicas),
+    )
+}
+
+/// Runs a world.
+pub fn play(seed: u64, world: World) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    // kube's back-off and ours draw from this one.
+    fastrand::seed(seed);
+    let shared = Shared::new(world);
+    runtime.block_on(Conductor::new(&shared).conduct());
+    drop(runtime);
+    let mut world = shared.lock();
+    let outcome = Outcome {
+        seed,
+        broken: std::mem::take(&mut world.laws.broken),
+        trace: world.trace.lines().to_vec(),
+        fingerprint: world.trace.fingerprint(),
+        fired: world.faults.fired.clone(),
+        lasted: world.now(),
+        effects: world.effects,
+        world: shared.clone(),
+    };
+    drop(world);
+    outcome
+}
+
+/// A process of the operator that was started.
+struct Running {
+    task: JoinHandle<()>,
+    end: Option<oneshot::Sender<()>>,
+}
+
+/// Lets time pass, and starts and ends the operators.
+struct Conductor {
+    world: Shared,
+    start: Instant,
+    running: BTreeMap<usize, Running>,
+    /// Since when the world is at rest.
+    resting: Option<u64>,
+}
+
+impl Conductor {
+    fn new(world: &Shared) -> Conductor {
+        Conductor {
+            world: world.clone(),
+            start: Instant::now(),
+            running: BTreeMap::new(),
+            resting: None,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn conduct(mut self) {
+        // The runtime's own clock starts with the first call.
+        self.start = Instant::now();
+        self.world.lock().begin();
+        let wake = self.world.lock().wake();
+        loop {
+            let (orders, next) = {
+                let mut world = self.world.lock();
+                world.run_until(self.now());
+                (std::mem::take(&mut world.orders), world.next_at())
+            };
+            for order in orders {
+                self.follow(order).await;
+            }
+            if self.is_over() {
+                break;
+            }
+            let next = self.start + Duration::from_millis(next.unwrap_or(1 << 40));
+            tokio::select! {
+                biased;
+                () = wake.notified() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+        for (_, running) in std::mem::take(&mut self.running) {
+            running.task.abort();
+        }
+    }
+
+    async fn follow(&mut self, order: Order) {
+        match order {
+            Order::Start(replica) => self.start(replica),
+            Order::Crash(replica) => {
+                if let Some(running) = self.running.remove(&replica) {
+                    running.task.abort();
+                    let _ = running.task.await;
+                }
+            }
+            Order::End(replica) => {
+                if let Some(end) = self.running.get_mut(&replica).and_then(|it| it.end.take()) {
+                    let _ = end.send(());
+                }
+            }
+            Order::Freeze(span) => {
+                let until = self.now() + span;
+                self.world.lock().run_until(until);
+                advance(Duration::from_millis(span)).await;
+            }
+        }
+    }
+
+    fn start(&mut self, replica: usize) {
+        let process = {
+            let mut world = self.world.lock();
+            let state = &mut world.replicas[replica];
+            if state.lives {
+                return;
+            }
+            state.lives = true;
+            state.life += 1;
+            let life = state.life;
+            world.say("world", &format!("operator {replica}.{life} starts"));
+            Process { replica, life }
+        };
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(operate(self.world.clone(), process, self.start, ended));
+        let running = Running {
+            task,
+            end: Some(end),
+        };
+        self.running.insert(replica, running);
+    }
+
+    /// Whether nothing is left to see.
+    fn is_over(&mut self) -> bool {
+        let mut world = self.world.lock();
+        let now = world.now();
+        if !world.laws.broken.is_empty() {
+            return true;
+        }
+        let quiet = world.scenario.quiet_at;
+        if now < quiet {
+            return false;
+        }
+        if let Some(since) = self.resting {
+            if world.last_write > since {
+                let what = format!("at rest since {since}, a write at {}", world.last_write);
+                world.laws.broken.push(format!("rest is rest: {what}"));
+                return true;
+            }
+            if now >= since + WATCHED {
+                world.laws.at_the_end();
+                return true;
+            }
+            return false;
+        }
+        let still = now >= world.last_write + STILL && now >= quiet + STILL;
+        if still {
+            let unfinished = world.unfinished();
+            if unfinished.is_empty() {
+                self.resting = Some(now);
+            } else if now > quiet + PATIENCE {
+                let what = unfinished.join("; ");
+                world
+                    .laws
+                    .broken
+                    .push(format!("the world comes to rest: {what}"));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The whole operator, as a process would run it.
+async fn operate(world: Shared, process: Process, start: Instant, ended: oneshot::Receiver<()>) {
+    let grace = format!("{}s", world.lock().scenario.grace);
+    let arguments = ["operator", "--events-deletion-grace", &grace];
+    let settings = CommandLine::parse_from(arguments).settings;
+    let bus: Arc<dyn Bus> = SimBus::new(&world, process);
+    let outside = Outside {
+        client: client(&world, process),
+        bus: Some(bus),
+        clock: SimClock::new(&world, process, start),
+        identity: process.identity(),
+    };
+    let result = match System::new(settings, outside) {
+        Ok(system) => {
+            system
+                .run(async {
+                    let _ = ended.await;
+                    Ok(())
+                })
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    let mut world = world.lock();
+    let said = result.map_or_else(|error| error.to_string(), |()| "in order".to_owned());
+    world.say(
+        "world",
+        &format!(
+            "operator {}.{} ended: {said}",
+            process.replica, process.life
+        ),
+    );
+    if world.lives(process) {
+        let replica = process.replica;
+        world.replicas[replica].lives = false;
+        let wait = 1000 + 137 * u64::from(process.life);
+        world.later(wait, move |world| world.orders.push(Order::Start(replica)));
+    }
+}

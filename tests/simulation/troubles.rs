@@ -1,0 +1,408 @@
+//! What happens to the world as time goes by: users, and troubles that begin and end.
+
+use serde_json::{Value, json};
+
+use crate::{
+    api_server::{Key, Kind, Request},
+    bus::Kept,
+    faults::Class,
+    laws::place,
+    scenario::{Act, Planned},
+    world::{LEASE, NAMESPACE, OPERATOR_NAMESPACE, Order, Process, World, time_at},
+};
+
+/// Troubles that come from time to time; the others strike with requests.
+const TROUBLES: &[Class] = &[
+    Class::ApiAway,
+    Class::QuotaExceeded,
+    Class::WebhookRefuses,
+    Class::CrdMissing,
+    Class::InvalidStored,
+    Class::WatchCut,
+    Class::WatchGone,
+    Class::WatchRepeats,
+    Class::PodDeleted,
+    Class::PodStripped,
+    Class::ExecutionDeleted,
+    Class::ExecutionStripped,
+    Class::WorkflowDeleted,
+    Class::WorkflowRecreated,
+    Class::WorkflowStripped,
+    Class::NameTaken,
+    Class::LeaseDeleted,
+    Class::LeaseTaken,
+    Class::Crash,
+    Class::Restart,
+    Class::Frozen,
+    Class::CutOff,
+    Class::ClockJump,
+    Class::BusAway,
+    Class::BusLeaderless,
+    Class::BusEmptied,
+    Class::BusEndLost,
+    Class::BusRetired,
+    Class::BusFull,
+];
+
+/// After so many milliseconds of quiet users end what has not ended by itself.
+const USERS_PATIENCE: u64 = 20 * 60_000;
+
+/// A stored object of no version that there ever was.
+const UNREADABLE: &str = "unreadable";
+
+impl World {
+    /// Puts all that is planned on the agenda.
+    pub fn begin(&mut self) {
+        for replica in 0..self.replicas.len() {
+            let wait = self.faults.dice.u64(0..500);
+            self.later(wait, move |world| world.orders.push(Order::Start(replica)));
+        }
+        for planned in self.scenario.workflows.clone() {
+            self.later(planned.at, move |world| world.create(&planned));
+        }
+        for (at, name, act) in self.scenario.acts.clone() {
+            self.later(at, move |world| world.act(&name, act));
+        }
+        if self.faults.are_on() {
+            let wait = self.faults.dice.u64(0..5000);
+            self.later(wait, World::trouble);
+        }
+        self.later(self.scenario.quiet_at, World::quiet);
+    }
+
+    fn create(&mut self, planned: &Planned) {
+        let body = json!({"metadata": {"name": planned.name}, "spec": planned.spec});
+        let request = Request::create(Kind::Workflow, NAMESPACE, body);
+        if let Err(refusal) = self.ask("user", &request) {
+            self.say("user", &refusal.body()["message"].to_string());
+            // Its predecessor goes first, or the CRD comes back.
+            if matches!(refusal.code(), 404 | 409) {
+                let planned = planned.clone();
+                self.later(700, move |world| world.create(&planned));
+            }
+        }
+    }
+
+    fn act(&mut self, name: &str, act: Act) {
+        let request = match act {
+            Act::Patch(patch) => Request::merge_patch(Kind::Workflow, NAMESPACE, name, patch),
+            Act::Delete => Request::delete(Kind::Workflow, NAMESPACE, name, Value::Null),
+        };
+        let _ = self.ask("user", &request);
+    }
+
+    fn trouble(&mut self) {
+        if !self.faults.are_on() {
+            return;
+        }
+        if let Some(class) = self.faults.one_of(TROUBLES) {
+            self.happen(class);
+        }
+        let wait = self.faults.dice.u64(200..9000);
+        self.later(wait, World::trouble);
+    }
+
+    /// A trouble happens, if there is something that it can happen to.
+    fn happen(&mut self, class: Class) {
+        let short = self.faults.dice.u64(500..30_000);
+        let happened = match class {
+            Class::ApiAway => self.for_a_while(short, |world, away| {
+                world.api_away = away;
+                if away {
+                    world.cut_watches(false);
+                }
+            }),
+            Class::QuotaExceeded => self.for_a_while(short, |world, on| world.no_pods = on),
+            Class::WebhookRefuses => self.for_a_while(short, |world, on| world.no_executions = on),
+            Class::CrdMissing => {
+                let kind = match self.faults.dice.bool() {
+                    true => Kind::Workflow,
+                    false => Kind::TaskExecution,
+                };
+                self.for_a_while(short, move |world, missing| {
+                    world.api.serve(kind, !missing);
+                    if missing {
+                        world.cut_watches(false);
+                    }
+                })
+            }
+            Class::InvalidStored => self.store_unreadable(),
+            Class::WatchCut => {
+                self.cut_one_watch();
+                true
+            }
+            Class::WatchGone => {
+                self.cut_watches(true);
+                true
+            }
+            Class::WatchRepeats => {
+                self.repeat_events();
+                true
+            }
+            Class::PodDeleted | Class::PodStripped => {
+                self.take(Kind::Pod, class == Class::PodStripped)
+            }
+            Class::ExecutionDeleted | Class::ExecutionStripped => {
+                self.take(Kind::TaskExecution, class == Class::ExecutionStripped)
+            }
+            Class::WorkflowDeleted | Class::WorkflowStripped => {
+                self.take(Kind::Workflow, class == Class::WorkflowStripped)
+            }
+            Class::WorkflowRecreated => self.create_anew(),
+            Class::NameTaken => self.take_a_name(),
+            Class::LeaseDeleted => {
+                let request = Request::delete(Kind::Lease, OPERATOR_NAMESPACE, LEASE, Value::Null);
+                self.ask("user", &request).is_ok()
+            }
+            Class::LeaseTaken => self.take_lease(),
+            Class::Crash | Class::Restart | Class::CutOff | Class::ClockJump => {
+                self.operator_trouble(class)
+            }
+            Class::Frozen => {
+                let span = self.faults.dice.u64(1000..45_000);
+                self.orders.push(Order::Freeze(span));
+                true
+            }
+            _ => self.bus_trouble(class, short),
+        };
+        if happened {
+            self.strike(class);
+        }
+        if happened && matches!(class, Class::LeaseDeleted | Class::LeaseTaken) {
+            let now = self.now();
+            self.laws.lease_tampered(now);
+        }
+    }
+
+    /// Turns something on, and off again after a while.
+    fn for_a_while(&mut self, span: u64, turn: impl Fn(&mut World, bool) + Send + 'static) -> bool {
+        turn(self, true);
+        self.later(span, move |world| turn(world, false));
+        true
+    }
+
+    fn store_unreadable(&mut self) -> bool {
+        let kind = match self.faults.dice.bool() {
+            true => Kind::Workflow,
+            false => Kind::TaskExecution,
+        };
+        let resource = kind.resource();
+        let object = json!({
+            "apiVersion": resource.api_version(), "kind": resource.kind,
+            "metadata": {"name": UNREADABLE, "namespace": NAMESPACE, "uid": "unreadable",
+                         "creationTimestamp": "2025-01-01T00:00:00Z"},
+            "spec": {"tasks": "many", "task": 7},
+        });
+        self.store("user", Key::new(kind, NAMESPACE, UNREADABLE), object);
+        true
+    }
+
+    fn any(&mut self, kind: Kind) -> Option<Key> {
+        let all = self.all(kind).into_iter().map(|(key, _)| key);
+        let all: Vec<_> = all.filter(|key| key.name != UNREADABLE).collect();
+        self.faults.dice.choice(all)
+    }
+
+    /// Somebody deletes an object, or takes it away at once.
+    fn take(&mut self, kind: Kind, by_force: bool) -> bool {
+        let Some(key) = self.any(kind) else {
+            return false;
+        };
+        if !by_force {
+            let request = Request::delete(kind, &key.namespace, &key.name, Value::Null);
+            return self.ask("user", &request).is_ok();
+        }
+        let object = self.api.get(kind, &key.namespace, &key.name).cloned();
+        let uid = object.and_then(|object| object["metadata"]["uid"].as_str().map(str::to_owned));
+        self.laws.stripped(&uid.unwrap_or_default());
+        self.strip(kind, &key);
+        true
+    }
+
+    /// A workflow is taken away, and another one made under its name at once or soon.
+    fn create_anew(&mut self) -> bool {
+        let Some(key) = self.any(Kind::Workflow) else {
+            return false;
+        };
+        let planned = self
+            .scenario
+            .workflows
+            .iter()
+            .find(|planned| planned.name == key.name);
+        let Some(planned) = planned.cloned() else {
+            return false;
+        };
+        let by_force = self.faults.dice.bool();
+        if by_force {
+            let object = self
+                .api
+                .get(Kind::Workflow, &key.namespace, &key.name)
+                .cloned();
+            let uid =
+                object.and_then(|object| object["metadata"]["uid"].as_str().map(str::to_owned));
+            self.laws.stripped(&uid.unwrap_or_default());
+            self.strip(Kind::Workflow, &key);
+        } else {
+            self.act(&key.name, Act::Delete);
+        }
+        self.create(&planned);
+        true
+    }
+
+    /// Somebody's pod gets the name that the next pod of a task execution would have.
+    fn take_a_name(&mut self) -> bool {
+        let Some(key) = self.any(Kind::TaskExecution) else {
+            return false;
+        };
+        let attempt = self.faults.dice.u32(1..4);
+        let body = json!({
+            "metadata": {"name": format!("{}-{attempt}", key.name), "labels": {"stranger": "yes"}},
+            "spec": {"containers": [{"name": "main", "image": "busybox:1.36"}]},
+        });
+        let taken = self
+            .ask("user", &Request::create(Kind::Pod, NAMESPACE, body))
+            .is_ok();
+        if taken {
+            let span = self.faults.dice.u64(5000..60_000);
+            let key = Key::new(Kind::Pod, NAMESPACE, &format!("{}-{attempt}", key.name));
+            self.later(span, move |world| world.remove_stranger(&key));
+        }
+        taken
+    }
+
+    fn remove_stranger(&mut self, key: &Key) {
+        let pod = self.api.get(Kind::Pod, &key.namespace, &key.name).cloned();
+        if pod.is_some_and(|pod| pod["metadata"]["labels"]["stranger"] == "yes") {
+            self.strip(Kind::Pod, key);
+        }
+    }
+
+    fn take_lease(&mut self) -> bool {
+        let now = time_at(self.now()).to_string();
+        let patch = json!({"spec": {"holderIdentity": "somebody", "renewTime": now,
+                                     "acquireTime": now, "leaseDurationSeconds": 15}});
+        let request = Request::merge_patch(Kind::Lease, OPERATOR_NAMESPACE, LEASE, patch);
+        self.ask("user", &request).is_ok()
+    }
+
+    fn operator_trouble(&mut self, class: Class) -> bool {
+        let living: Vec<usize> = (0..self.replicas.len())
+            .filter(|replica| self.replicas[*replica].lives)
+            .collect();
+        let Some(replica) = self.faults.dice.choice(living) else {
+            return false;
+        };
+        match class {
+            Class::Crash => {
+                let life = self.replicas[replica].life;
+                self.kill(Process { replica, life });
+            }
+            Class::Restart => self.orders.push(Order::End(replica)),
+            Class::CutOff => {
+                let span = self.faults.dice.u64(3000..60_000);
+                return self.for_a_while(span, move |world, cut| {
+                    world.replicas[replica].cut_off = cut;
+                    world.tell_all();
+                });
+            }
+            _ => {
+                let seconds = self.faults.dice.i64(-100_000..100_000);
+                self.replicas[replica].clock += seconds;
+            }
+        }
+        true
+    }
+
+    fn bus_trouble(&mut self, class: Class, span: u64) -> bool {
+        let count = self.faults.dice.usize(1..12);
+        let there = !self.bus.messages.is_empty();
+        match class {
+            Class::BusAway => return self.for_a_while(span * 3, |world, on| world.bus.away = on),
+            Class::BusLeaderless => {
+                return self.for_a_while(span, |world, on| world.bus.leaderless = on);
+            }
+            Class::BusFull => return self.for_a_while(span, |world, on| world.bus.full = on),
+            Class::BusEmptied => self.bus.empty(),
+            Class::BusEndLost if there => self.bus.lose_end(count),
+            Class::BusRetired if there => {
+                self.bus.retire(count);
+                let left = self.left_in_stream();
+                self.laws.stream_retired(&left);
+                return true;
+            }
+            _ => return false,
+        }
+        let left = self.left_in_stream();
+        let now = self.now();
+        self.laws.stream_lost(&left, now);
+        // It was a restart of the server.
+        self.for_a_while(300, |world, on| world.bus.away = on)
+    }
+
+    fn left_in_stream(&self) -> Vec<(String, u64)> {
+        let kept = self.bus.messages.iter();
+        kept.filter_map(|Kept { message, .. }| place(message))
+            .collect()
+    }
+
+    /// Nothing goes wrong any more: whatever is broken is mended.
+    fn quiet(&mut self) {
+        self.say("world", "quiet");
+        self.faults.stop();
+        self.api_away = false;
+        self.no_pods = false;
+        self.no_executions = false;
+        self.api.serve(Kind::Workflow, true);
+        self.api.serve(Kind::TaskExecution, true);
+        self.bus.away = false;
+        self.bus.leaderless = false;
+        self.bus.full = false;
+        for replica in &mut self.replicas {
+            replica.cut_off = false;
+            replica.clock = 0;
+        }
+        for (key, _) in self.all(Kind::Pod) {
+            self.remove_stranger(&key);
+        }
+        for kind in [Kind::Workflow, Kind::TaskExecution] {
+            self.strip(kind, &Key::new(kind, NAMESPACE, UNREADABLE));
+        }
+        self.tell_all();
+        self.later(USERS_PATIENCE, World::lose_patience);
+    }
+
+    fn lose_patience(&mut self) {
+        for (key, workflow) in self.all(Kind::Workflow) {
+            if workflow["status"]["finishedAt"].is_null() {
+                let cancel = json!({"spec": {"cancel": {"reason": "it takes too long"}}});
+                self.act(&key.name, Act::Patch(cancel));
+            }
+        }
+    }
+
+    /// What keeps the world from being at rest.
+    pub fn unfinished(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for kind in [Kind::Workflow, Kind::TaskExecution, Kind::Pod] {
+            for (key, object) in self.all(kind) {
+                let metadata = &object["metadata"];
+                let held = metadata["finalizers"]
+                    .as_array()
+                    .is_some_and(|held| !held.is_empty());
+                let deleted = !metadata["deletionTimestamp"].is_null();
+                let ended = kind == Kind::Pod || !object["status"]["finishedAt"].is_null();
+                if held || deleted || !ended {
+                    let phase = &object["status"]["phase"];
+                    found.push(format!(
+                        "{kind:?} {}: {phase}, finalizers {}, deleted {deleted}",
+                        key.name, metadata["finalizers"]
+                    ));
+                }
+            }
+        }
+        if self.replicas.iter().all(|replica| !replica.lives) {
+            found.push("no operator lives".to_owned());
+        }
+        found
+    }
+}

@@ -1,0 +1,248 @@
+//! Between the operator and the world: its requests on their way to the API server and back, and
+//! its clock.
+
+use std::sync::Arc;
+
+use compozy::ports::Clock;
+use futures::stream;
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    api_server::{self, Answer, Kind, Lost, Refusal, Reply, Request, Verb},
+    faults::Class,
+    trace::fingerprint,
+    world::{Order, Process, Shared, World, time_at},
+};
+
+/// Milliseconds that a slow request or answer may take.
+const SLOW: std::ops::Range<u64> = 500..25_000;
+
+/// After so many milliseconds without a word a client gives a connection up.
+const READ_TIMEOUT: u64 = 300_000;
+
+/// Where a request's answer goes.
+type Asker = oneshot::Sender<Result<Reply, Lost>>;
+
+/// kube's client for a process of the operator.
+pub fn client(world: &Shared, process: Process) -> kube::Client {
+    let world = world.clone();
+    api_server::client(move |request| {
+        let (asker, answer) = oneshot::channel();
+        world.lock().send(process, request, asker);
+        async move { answer.await.unwrap_or(Err(Lost)) }
+    })
+}
+
+impl World {
+    /// A process sends a request.
+    fn send(&mut self, process: Process, request: Request, asker: Asker) {
+        if !self.lives(process) {
+            return self.never_answer(asker);
+        }
+        if request.verb.writes() && request.kind != Kind::Lease {
+            let leader = self.leader();
+            self.laws
+                .writes(&process.identity(), &leader, &request.line(), self.now());
+        }
+        let slow = self.faults.strikes(Class::SlowRequest, 0.01);
+        let wait = match slow {
+            true => self.faults.dice.u64(SLOW),
+            false => self.faults.dice.u64(0..3),
+        };
+        self.later(wait, move |world| world.arrive(process, request, asker));
+    }
+
+    fn never_answer(&mut self, asker: Asker) {
+        // As the client's own timeout has it, which `process.rs` sets.
+        self.later(READ_TIMEOUT, move |_| drop(asker.send(Err(Lost))));
+    }
+
+    /// The request reaches the API server.
+    fn arrive(&mut self, process: Process, request: Request, asker: Asker) {
+        if self.replicas[process.replica].cut_off {
+            return self.never_answer(asker);
+        }
+        if self.api_away {
+            return drop(asker.send(Err(Lost)));
+        }
+        let writes = request.verb.writes() && request.kind != Kind::Lease;
+        let effect = writes && self.lives(process);
+        if effect && self.before_effect(process) {
+            return self.never_answer(asker);
+        }
+        if self.faults.strikes(Class::RequestLost, 0.01) {
+            self.note(process, &request, "lost");
+            return drop(asker.send(Err(Lost)));
+        }
+        if let Some(refusal) = self.refusal(&request) {
+            self.note(process, &request, &format!("refused {}", refusal.code()));
+            return self.answer(asker, api_server::refused(&refusal));
+        }
+        self.look_at(&request);
+        let answer = self.api.handle(self.time(), &request);
+        let code = answer.as_ref().map_or_else(Refusal::code, |answer| {
+            if let Answer::Done(done) = answer {
+                done.code
+            } else {
+                200
+            }
+        });
+        self.note(process, &request, &code.to_string());
+        if writes && code < 300 {
+            self.last_write = self.now();
+        }
+        if effect && self.after_effect(process) {
+            return self.never_answer(asker);
+        }
+        if request.verb != Verb::Watch {
+            if self.faults.strikes(Class::AnswerLost, 0.01) {
+                return drop(asker.send(Err(Lost)));
+            }
+            if self.faults.strikes(Class::AnswerNever, 0.005) {
+                return self.never_answer(asker);
+            }
+        }
+        let reply = match answer {
+            Ok(Answer::Done(done)) => api_server::whole(done.code, &done.body),
+            Err(refusal) => api_server::refused(&refusal),
+            Ok(Answer::Watch(watch)) => {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                self.follow(watch, sender, process);
+                api_server::stream(stream::unfold(receiver, |mut receiver| async move {
+                    let event = receiver.recv().await?;
+                    Some((event, receiver))
+                }))
+            }
+        };
+        self.answer(asker, reply);
+    }
+
+    /// What the laws say to a request that is about to be done.
+    fn look_at(&mut self, request: &Request) {
+        if request.kind == Kind::Event && request.body["reason"] == "EventsLost" {
+            self.laws.let_go();
+        }
+        if request.kind == Kind::Pod && request.verb == Verb::Delete {
+            let (namespace, name) = (&request.namespace, &request.name);
+            let pod = self.api.get(Kind::Pod, namespace, name).cloned();
+            let of = name.rsplit_once('-').map_or("", |(of, _)| of);
+            let execution = self.api.get(Kind::TaskExecution, namespace, of).cloned();
+            if let Some(pod) = pod {
+                self.laws.deletes(&pod, execution.as_deref());
+            }
+        }
+    }
+
+    fn answer(&mut self, asker: Asker, reply: Reply) {
+        let wait = match self.faults.strikes(Class::SlowAnswer, 0.01) {
+            true => self.faults.dice.u64(SLOW),
+            false => self.faults.dice.u64(0..3),
+        };
+        self.later(wait, move |_| drop(asker.send(Ok(reply))));
+    }
+
+    /// Whether the process dies before this write is done.
+    fn before_effect(&mut self, process: Process) -> bool {
+        self.effects += 1;
+        let planned = self.crash_at == Some((self.effects, false));
+        if planned || self.faults.strikes(Class::CrashBeforeEffect, 0.01) {
+            self.say("fault", "CrashBeforeEffect");
+            self.kill(process);
+            return true;
+        }
+        false
+    }
+
+    /// Whether the process dies after this write, before it has the answer.
+    fn after_effect(&mut self, process: Process) -> bool {
+        let planned = self.crash_at == Some((self.effects, true));
+        if planned || self.faults.strikes(Class::CrashAfterEffect, 0.01) {
+            self.say("fault", "CrashAfterEffect");
+            self.kill(process);
+            return true;
+        }
+        false
+    }
+
+    /// A process dies now; its replica comes back.
+    pub fn kill(&mut self, process: Process) {
+        let Process { replica, .. } = process;
+        self.replicas[replica].lives = false;
+        self.orders.push(Order::Crash(replica));
+        let wait = self.faults.dice.u64(500..20_000);
+        self.later(wait, move |world| world.orders.push(Order::Start(replica)));
+    }
+
+    /// What the API server says instead of doing it.
+    fn refusal(&mut self, request: &Request) -> Option<Refusal> {
+        let resource = request.kind.resource();
+        let name = request.key().name;
+        let creates = request.verb == Verb::Create;
+        if creates && request.kind == Kind::Pod && self.no_pods {
+            return Some(Refusal::over_quota(resource, &name));
+        }
+        if creates && request.kind == Kind::TaskExecution && self.no_executions {
+            return Some(Refusal::by_webhook("not now"));
+        }
+        let guarded = matches!(request.verb, Verb::Update | Verb::Patch(_));
+        if guarded && self.faults.strikes(Class::Conflict, 0.02) {
+            return Some(Refusal::modified(resource, &name));
+        }
+        if self.faults.strikes(Class::TooMany, 0.02) {
+            return Some(Refusal::too_many_requests(1));
+        }
+        if self.faults.strikes(Class::Internal, 0.02) {
+            return Some(Refusal::internal("etcdserver: leader changed"));
+        }
+        if self.faults.strikes(Class::Unavailable, 0.02) {
+            return Some(Refusal::unavailable());
+        }
+        None
+    }
+
+    fn note(&mut self, process: Process, request: &Request, result: &str) {
+        // An Event carries the time of the machine.
+        let body = match request.kind {
+            Kind::Event => String::new(),
+            _ if request.body.is_null() => String::new(),
+            _ => format!(" #{:08x}", fingerprint(&request.body.to_string()) >> 32),
+        };
+        let line = match request.kind {
+            Kind::Event => "create events".to_owned(),
+            _ => request.line(),
+        };
+        let who = format!("op{}.{}", process.replica, process.life);
+        self.say(&who, &format!("{line}{body} -> {result}"));
+    }
+}
+
+/// A process's clock: the world's, and what it is off by.
+pub struct SimClock {
+    world: Shared,
+    process: Process,
+    start: Instant,
+}
+
+impl SimClock {
+    pub fn new(world: &Shared, process: Process, start: Instant) -> Arc<SimClock> {
+        Arc::new(SimClock {
+            world: world.clone(),
+            process,
+            start,
+        })
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let passed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let off = self.world.lock().replicas[self.process.replica].clock;
+        let now = time_at(passed);
+        now.saturating_add(SignedDuration::from_millis(off))
+            .unwrap_or(now)
+    }
+}

@@ -1,0 +1,385 @@
+//! Everything outside of the operator, as plain data and a list of what happens when.
+//!
+//! One thread, a paused clock, one source of chance: the same seed gives the same world, byte for
+//! byte. Nothing here waits: what takes time is put on the agenda.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc::UnboundedSender};
+
+use crate::{
+    api_server::{Answer, ApiServer, Event, Key, Kind, Lost, Refusal, Request, Verb, Watch},
+    bus::JetStream,
+    faults::{Class, Faults},
+    laws::Laws,
+    scenario::Scenario,
+    trace::Trace,
+};
+
+/// The namespace in which everything happens.
+pub const NAMESPACE: &str = "default";
+/// The operator's own.
+pub const OPERATOR_NAMESPACE: &str = "compozy-system";
+/// The name of the lease.
+pub const LEASE: &str = "compozy-operator";
+
+/// When every world begins.
+const START: i64 = 1_767_225_600;
+
+type Deed = Box<dyn FnOnce(&mut World) + Send>;
+
+/// A process of the operator: which replica, and which of its lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub replica: usize,
+    pub life: u32,
+}
+
+impl Process {
+    /// Who holds the lease.
+    pub fn identity(self) -> String {
+        format!("operator-{}-{}", self.replica, self.life)
+    }
+}
+
+/// What the world asks of whoever runs the operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Start this replica.
+    Start(usize),
+    /// Kill it.
+    Crash(usize),
+    /// Ask it to end.
+    End(usize),
+    /// All of them stand still for so many milliseconds.
+    Freeze(u64),
+}
+
+/// A replica as the world sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Replica {
+    pub life: u32,
+    pub lives: bool,
+    /// The API server does not hear it.
+    pub cut_off: bool,
+    /// Its clock is off by so many milliseconds.
+    pub clock: i64,
+}
+
+struct Follower {
+    watch: Watch,
+    sender: UnboundedSender<Result<Event, Lost>>,
+    process: Process,
+    /// Nothing is told before.
+    not_before: u64,
+    last: Option<Event>,
+}
+
+/// The world.
+pub struct World {
+    pub api: ApiServer,
+    pub bus: JetStream,
+    pub faults: Faults,
+    pub scenario: Scenario,
+    pub trace: Trace,
+    pub laws: Laws,
+    pub orders: Vec<Order>,
+    pub replicas: Vec<Replica>,
+    /// Nothing connects to the API server.
+    pub api_away: bool,
+    /// The quota is used up.
+    pub no_pods: bool,
+    /// A webhook says no to task executions.
+    pub no_executions: bool,
+    /// When the operator last wrote anything but its lease.
+    pub last_write: u64,
+    /// The operator's writes that reached the API server, counted.
+    pub effects: u64,
+    /// The operator dies at this effect: before it is done, or (true) after.
+    pub crash_at: Option<(u64, bool)>,
+    now: u64,
+    agenda: BTreeMap<(u64, u64), Deed>,
+    serial: u64,
+    followers: BTreeMap<u64, Follower>,
+    taken_in: u64,
+    wake: Arc<Notify>,
+}
+
+/// The world as many hold it.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    pub fn new(world: World) -> Shared {
+        Shared(Arc::new(Mutex::new(world)))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, faults: Faults, scenario: Scenario, replicas: usize) -> World {
+        let api = ApiServer::new(1, &[NAMESPACE, OPERATOR_NAMESPACE]);
+        World {
+            taken_in: api.revision(),
+            api,
+            bus: JetStream::new(seed),
+            faults,
+            scenario,
+            trace: Trace::default(),
+            laws: Laws::default(),
+            orders: Vec::new(),
+            replicas: vec![Replica::default(); replicas],
+            api_away: false,
+            no_pods: false,
+            no_executions: false,
+            last_write: 0,
+            effects: 0,
+            crash_at: None,
+            now: 0,
+            agenda: BTreeMap::new(),
+            serial: 0,
+            followers: BTreeMap::new(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// Milliseconds since the beginning.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The time of day, of everybody whose clock is right.
+    pub fn time(&self) -> Timestamp {
+        time_at(self.now)
+    }
+
+    /// Told when the agenda changed.
+    pub fn wake(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    /// When something happens next.
+    pub fn next_at(&self) -> Option<u64> {
+        self.agenda.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Lets `deed` happen in so many milliseconds.
+    pub fn later(&mut self, wait: u64, deed: impl FnOnce(&mut World) + Send + 'static) {
+        self.serial += 1;
+        let place = (self.now + wait, self.serial);
+        self.agenda.insert(place, Box::new(deed));
+        self.wake.notify_one();
+    }
+
+    /// Lets everything happen that is due at `now`.
+    pub fn run_until(&mut self, now: u64) {
+        while let Some(entry) = self.agenda.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((at, _), deed) = entry.remove_entry();
+            self.now = self.now.max(at);
+            deed(self);
+            self.take_in();
+        }
+        self.now = self.now.max(now);
+    }
+
+    pub fn say(&mut self, who: &str, what: &str) {
+        self.trace.say(self.now, who, what);
+    }
+
+    /// A fault that happens now.
+    pub fn strike(&mut self, class: Class) {
+        self.faults.count(class);
+        self.say("fault", &format!("{class:?}"));
+    }
+
+    pub fn lives(&self, process: Process) -> bool {
+        let replica = &self.replicas[process.replica];
+        replica.lives && replica.life == process.life
+    }
+
+    /// A request of somebody else than the operator: nothing goes wrong with it.
+    pub fn ask(&mut self, who: &str, request: &Request) -> Result<Answer, Refusal> {
+        let mut request = request.clone();
+        if request.verb == Verb::Create {
+            let resource = request.kind.resource();
+            request.body["kind"] = resource.kind.into();
+            request.body["apiVersion"] = resource.api_version().into();
+        }
+        let answer = self.api.handle(self.time(), &request);
+        if request.verb.writes() {
+            let code = answer.as_ref().map_or_else(Refusal::code, |_| 200);
+            self.say(who, &format!("{} -> {code}", request.line()));
+        }
+        answer
+    }
+
+    /// Stores an object as it is, as those do that need no leave.
+    pub fn store(&mut self, who: &str, key: Key, object: Value) {
+        self.say(
+            who,
+            &format!("{:?} {}/{}", key.kind, key.namespace, key.name),
+        );
+        self.api.store_unchecked(key, object);
+    }
+
+    /// What was written has consequences: laws, watches, kubelets, the garbage collector.
+    fn take_in(&mut self) {
+        if self.api.revision() == self.taken_in {
+            return;
+        }
+        let changes = self.api.changes_after(self.taken_in).to_vec();
+        self.taken_in = self.api.revision();
+        for change in &changes {
+            self.laws.observe(change, self.now);
+            if change.key.kind == Kind::Pod && change.after.is_some() {
+                self.attend(change.key.clone());
+            }
+        }
+        let deletes = changes.iter().any(|change| change.after.is_none());
+        if deletes {
+            let wait = self.faults.dice.u64(1..2000);
+            self.later(wait, World::collect_garbage);
+        }
+        for id in self.followers.keys().copied().collect::<Vec<_>>() {
+            self.tell_soon(id);
+        }
+    }
+
+    fn collect_garbage(&mut self) {
+        for request in self.api.garbage() {
+            let _ = self.ask("gc", &request);
+        }
+    }
+
+    /// Opens a watch for a process.
+    pub fn follow(
+        &mut self,
+        watch: Watch,
+        sender: UnboundedSender<Result<Event, Lost>>,
+        process: Process,
+    ) {
+        self.serial += 1;
+        let id = self.serial;
+        let timeout = u64::try_from(watch.timeout().as_millis()).unwrap_or(u64::MAX);
+        let follower = Follower {
+            watch,
+            sender,
+            process,
+            not_before: self.now,
+            last: None,
+        };
+        self.followers.insert(id, follower);
+        self.tell_soon(id);
+        self.later(timeout, move |world| {
+            world.followers.remove(&id);
+        });
+    }
+
+    fn tell_soon(&mut self, id: u64) {
+        let late = match self.faults.strikes(Class::WatchLate, 0.05) {
+            true => self.faults.dice.u64(100..10_000),
+            false => self.faults.dice.u64(0..4),
+        };
+        let Some(follower) = self.followers.get_mut(&id) else {
+            return;
+        };
+        follower.not_before = follower.not_before.max(self.now + late);
+        let wait = follower.not_before - self.now;
+        self.later(wait, move |world| world.tell(id));
+    }
+
+    /// Tells a watch all that is new, if its time has come.
+    fn tell(&mut self, id: u64) {
+        let Some(mut follower) = self.followers.remove(&id) else {
+            return;
+        };
+        let Process { replica, .. } = follower.process;
+        if !self.lives(follower.process) {
+            return;
+        }
+        if follower.not_before > self.now || self.replicas[replica].cut_off {
+            self.followers.insert(id, follower);
+            return;
+        }
+        while let Some(event) = self.api.next_event(&mut follower.watch) {
+            follower.last = Some(event.clone());
+            if follower.sender.send(Ok(event)).is_err() {
+                return;
+            }
+        }
+        if !follower.watch.is_over() {
+            self.followers.insert(id, follower);
+        }
+    }
+
+    /// Breaks every watch of a replica off; the next ones begin with a list if `gone`.
+    pub fn cut_watches(&mut self, gone: bool) {
+        let cut: Vec<_> = std::mem::take(&mut self.followers).into_values().collect();
+        for follower in cut {
+            let _ = follower.sender.send(Err(Lost));
+        }
+        if gone {
+            self.api.compact(self.api.revision());
+        }
+    }
+
+    /// Breaks off one watch, if there is one.
+    pub fn cut_one_watch(&mut self) {
+        let ids: Vec<_> = self.followers.keys().copied().collect();
+        let Some(id) = self.faults.dice.choice(ids) else {
+            return;
+        };
+        if let Some(follower) = self.followers.remove(&id) {
+            let _ = follower.sender.send(Err(Lost));
+        }
+    }
+
+    /// The last event of every watch comes again.
+    pub fn repeat_events(&mut self) {
+        for follower in self.followers.values() {
+            if let Some(event) = &follower.last {
+                let _ = follower.sender.send(Ok(event.clone()));
+            }
+        }
+    }
+
+    /// The watches of a replica that can be heard again hear what they missed.
+    pub fn tell_all(&mut self) {
+        for id in self.followers.keys().copied().collect::<Vec<_>>() {
+            self.tell_soon(id);
+        }
+    }
+
+    /// All objects of a kind in the one namespace.
+    pub fn all(&self, kind: Kind) -> Vec<(Key, Arc<Value>)> {
+        let all = self.api.all(kind);
+        all.filter(|(key, _)| key.namespace == NAMESPACE)
+            .map(|(key, object)| (key.clone(), object.clone()))
+            .collect()
+    }
+
+    /// Who holds the lease.
+    pub fn leader(&self) -> String {
+        let lease = self.api.get(Kind::Lease, OPERATOR_NAMESPACE, LEASE);
+        let holder = lease.and_then(|lease| lease["spec"]["holderIdentity"].as_str());
+        holder.unwrap_or_default().to_owned()
+    }
+}
+
+/// The time of day so many milliseconds after the beginning.
+pub fn time_at(now: u64) -> Timestamp {
+    let start = Timestamp::from_second(START).unwrap_or_default();
+    let passed = SignedDuration::try_from(Duration::from_millis(now)).unwrap_or_default();
+    start.saturating_add(passed).unwrap_or(start)
+}
