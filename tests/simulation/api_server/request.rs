@@ -221,9 +221,9 @@ impl Request {
 /// Kind, namespace, name, and whether it is about the status.
 fn target(path: &str) -> Option<(Kind, String, String, bool)> {
     let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let prefix = match parts.first()? {
-        &"api" => 2,
-        &"apis" => 3,
+    let prefix = match *parts.first()? {
+        "api" => 2,
+        "apis" => 3,
         _ => return None,
     };
     if parts.len() <= prefix {
