@@ -35,6 +35,18 @@ pub(super) enum Failure {
     Refused(Box<kube::Error>),
 }
 
+/// What an API server answers that does not serve the resource: of its objects it says nothing.
+const NOT_SERVED: &str = "the server could not find the requested resource";
+
+/// An object, or none if the API server says that there is none of that name.
+pub(super) fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match answer {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl CallError {
     pub(super) fn new(asked: Asked, failure: Failure) -> CallError {
         CallError { asked, failure }
@@ -98,7 +110,10 @@ impl CallError {
     /// Whether the object was not there. (An API server that does not serve the resource says
     /// 404 too, but not so.)
     pub fn is_not_found(&self) -> bool {
-        self.code() == Some(404) && self.reason() == "NotFound"
+        let unserved = |status: &kube::core::Status| status.message == NOT_SERVED;
+        self.code() == Some(404)
+            && self.reason() == "NotFound"
+            && !self.answer().is_some_and(unserved)
     }
 
     /// Whether an object of that name was there already.

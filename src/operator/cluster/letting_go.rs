@@ -3,7 +3,7 @@
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::{CallError, Cluster, finalizers_patch};
+use super::{CallError, Cluster, error::found, finalizers_patch};
 use crate::{
     api::{ANNOTATION_MIRRORED, FINALIZER_EVENTS, MirrorPosition, TaskExecution, Workflow},
     operator::index::{Key, key_of},
@@ -84,8 +84,7 @@ impl Cluster {
     /// See [`CallError`].
     pub async fn fetch_workflow(&self, key: &Key) -> Result<Option<Workflow>, CallError> {
         let api = self.api::<Workflow>(key);
-        self.call("get", "workflows", &key.1, api.get_opt(&key.1))
-            .await
+        found(self.call("get", "workflows", &key.1, api.get(&key.1)).await)
     }
 }
 

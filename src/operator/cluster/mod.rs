@@ -19,6 +19,7 @@ use kube::{
 use serde_json::json;
 
 use self::call::Calls;
+use self::error::found;
 pub use self::error::{Asked, CallError};
 use super::{
     fence::Fence,
@@ -134,8 +135,8 @@ impl Cluster {
     /// See [`CallError`].
     pub async fn fetch_execution(&self, key: &Key) -> Result<Option<TaskExecution>, CallError> {
         let api = self.api::<TaskExecution>(key);
-        self.call("get", "taskexecutions", &key.1, api.get_opt(&key.1))
-            .await
+        let asked = self.call("get", "taskexecutions", &key.1, api.get(&key.1));
+        found(asked.await)
     }
 
     /// Writes a workflow's status, guarded by the resourceVersion of `workflow`.
@@ -308,13 +309,11 @@ impl Cluster {
     /// See [`CallError`].
     pub async fn fetch_pod(&self, key: &Key) -> Result<Option<Pod>, CallError> {
         let api = self.api::<Pod>(key);
-        let found = self
-            .call("get", "pods", &key.1, api.get_opt(&key.1))
-            .await?;
-        if let Some(pod) = &found {
+        let pod = found(self.call("get", "pods", &key.1, api.get(&key.1)).await)?;
+        if let Some(pod) = &pod {
             self.hub.pod(pod.clone());
         }
-        Ok(found)
+        Ok(pod)
     }
 
     /// Whether a workflow with this UID exists now.
@@ -323,10 +322,9 @@ impl Cluster {
     /// See [`CallError`].
     pub async fn workflow_exists(&self, key: &Key, uid: &str) -> Result<bool, CallError> {
         let api = self.api::<Workflow>(key);
-        let found = self
-            .call("get", "workflows", &key.1, api.get_metadata_opt(&key.1))
-            .await?;
-        Ok(found.is_some_and(|workflow| workflow.metadata.uid.as_deref() == Some(uid)))
+        let asked = self.call("get", "workflows", &key.1, api.get_metadata(&key.1));
+        let workflow = found(asked.await)?;
+        Ok(workflow.is_some_and(|workflow| workflow.metadata.uid.as_deref() == Some(uid)))
     }
 
     /// What the API server has of an object that cannot be parsed.
@@ -338,8 +336,10 @@ impl Cluster {
         object: &Unparsable,
     ) -> Result<Option<DynamicObject>, CallError> {
         let (api, name) = (self.api_of(object), &object.key.1);
-        self.call("get", object.kind.plural(), name, api.get_opt(name))
-            .await
+        found(
+            self.call("get", object.kind.plural(), name, api.get(name))
+                .await,
+        )
     }
 
     /// Patches the status of an object that cannot be parsed.

@@ -182,6 +182,20 @@ async fn a_resource_that_is_not_served_is_not_an_object_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_served_is_not_said_to_be_gone() {
+    let unserved = |_: &_| {
+        let (code, mut status) = refusal(404, "NotFound");
+        status["message"] = "the server could not find the requested resource".into();
+        (code, status)
+    };
+    let cluster = cluster(open(), script(unserved));
+    let key: Key = ("n".into(), "w".into());
+    cluster.fetch_execution(&key).await.unwrap_err();
+    cluster.fetch_workflow(&key).await.unwrap_err();
+    cluster.workflow_exists(&key, "u").await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_slow_down_together_when_the_api_server_has_too_much_to_do() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
