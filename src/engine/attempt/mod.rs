@@ -135,8 +135,8 @@ pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time)
     if status.phase.is_final() {
         return plan_ended(pod, attempt);
     }
-    if previous.is_some_and(is_held) {
-        return Plan::step(Step::ReleasePod(attempt - 1));
+    if let Some(previous) = previous.filter(|pod| is_held(pod)) {
+        return let_go_before(previous, te, attempt - 1);
     }
     if let Some(toggled) = toggled(te, &status, now) {
         return Plan::step(Step::Record(Box::new(toggled)));
@@ -155,6 +155,17 @@ pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time)
         PodView::Present(pod) if !is_ours(pod, te, attempt) => execution.with_namesake(),
         PodView::Present(pod) => execution.with_pod(pod),
     }
+}
+
+/// The pod of a recorded attempt goes. What lives on in it is deleted: the deletion that belongs
+/// to the record may have got lost with the operator.
+fn let_go_before(pod: &Pod, te: &TaskExecution, attempt: u32) -> Plan {
+    let release = Step::ReleasePod(attempt);
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    if lingers(pod) && !deleted && is_ours(pod, te, attempt) {
+        return Plan::step(Step::DeletePod(attempt)).then(release);
+    }
+    Plan::step(release)
 }
 
 /// A final execution: let its pod go; one that a former leader created too late is deleted.

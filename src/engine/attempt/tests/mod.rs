@@ -328,11 +328,8 @@ fn a_final_phase_is_never_left(#[case] status: Value) {
     }
 }
 
-#[test]
-fn no_attempt_starts_while_something_of_the_one_before_runs() {
-    let mut te = execution(
-        json!({"retry": {"maxAttempts": 2, "backoff": {"initial": "0s", "factor": 1.0, "max": "0s", "jitter": 0.0}}}),
-    );
+/// A failed attempt's pod in which something lives on that somebody injected.
+fn lingering() -> Pod {
     let mut failed = ended(1, 1, "boom");
     let status = failed.status.as_mut().unwrap();
     status.phase = Some("Running".to_owned());
@@ -343,6 +340,15 @@ fn no_attempt_starts_while_something_of_the_one_before_runs() {
         )
         .unwrap(),
     );
+    failed
+}
+
+#[test]
+fn no_attempt_starts_while_something_of_the_one_before_runs() {
+    let mut te = execution(
+        json!({"retry": {"maxAttempts": 2, "backoff": {"initial": "0s", "factor": 1.0, "max": "0s", "jitter": 0.0}}}),
+    );
+    let mut failed = lingering();
     let planned = plan(&te, PodView::Present(&failed), None, at(1));
     assert_eq!(
         planned.steps[1..],
@@ -354,6 +360,19 @@ fn no_attempt_starts_while_something_of_the_one_before_runs() {
     assert_eq!(
         plan(&te, PodView::Unseen, None, at(3)).steps,
         [Step::CreatePod(2)]
+    );
+}
+
+#[test]
+fn what_lives_on_of_the_attempt_before_is_deleted_though_the_operator_ended_before_it_did() {
+    let mut te = execution(
+        json!({"retry": {"maxAttempts": 2, "backoff": {"initial": "0s", "factor": 1.0, "max": "0s", "jitter": 0.0}}}),
+    );
+    let failed = lingering();
+    step(&mut te, PodView::Present(&failed), None, at(1));
+    assert_eq!(
+        plan(&te, PodView::Unseen, Some(&failed), at(2)).steps,
+        [Step::DeletePod(1), Step::ReleasePod(1)]
     );
 }
 
