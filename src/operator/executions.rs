@@ -336,6 +336,13 @@ fn pod_key(key: &Key, attempt: u32) -> Key {
     sibling(key, &names::pod_name(&key.1, attempt))
 }
 
+/// Whether a pod belongs to this very execution.
+fn owns(execution: Option<&TaskExecution>, pod: &Pod) -> bool {
+    let uid = execution.and_then(|execution| execution.metadata.uid.as_deref());
+    let mut owners = pod.owner_references().iter();
+    uid.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -436,11 +443,4 @@ mod tests {
         let pod = hub.index.pod(&("n".into(), "t-1".into()));
         assert!(pod.is_some(), "{:?}", server.asked.lock().unwrap());
     }
-}
-
-/// Whether a pod belongs to this very execution.
-fn owns(execution: Option<&TaskExecution>, pod: &Pod) -> bool {
-    let uid = execution.and_then(|execution| execution.metadata.uid.as_deref());
-    let mut owners = pod.owner_references().iter();
-    uid.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
 }
