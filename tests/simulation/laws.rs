@@ -188,7 +188,7 @@ impl Laws {
             });
             let exit_code = pod.and_then(|pod| pod.exit_code);
             let done = record.reason == "Completed";
-            if done && exit_code.is_some_and(|code| code != 0) || done && pod.is_none() {
+            if done && (pod.is_none() || exit_code.is_some_and(|code| code != 0)) {
                 wrong.push(format!(
                     "attempt {} is said to have succeeded, its pod: {exit_code:?}",
                     record.number
