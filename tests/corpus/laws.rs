@@ -61,7 +61,15 @@ pub fn broken_by_run(before: &WorkflowStatus, after: &WorkflowStatus) -> Option<
     if before.started_at.is_some() && before.started_at != after.started_at {
         return Some("a run begins once".to_owned());
     }
-    (!after.transitions.starts_with(&before.transitions))
+    let kept_from = after
+        .transitions
+        .first()
+        .map_or(u64::MAX, |first| first.seq);
+    let kept = before
+        .transitions
+        .iter()
+        .filter(|seen| seen.seq >= kept_from);
+    (!after.transitions.iter().take(kept.clone().count()).eq(kept))
         .then(|| format!("history is only added to: {:?}", after.transitions))
 }
 
@@ -250,7 +258,8 @@ fn story_of_the_run(moment: &Moment) -> Option<String> {
             )
         })
         .collect();
-    let gapless = (1..)
+    let first = status.transitions.first().map_or(1, |first| first.seq);
+    let gapless = (first..)
         .zip(&status.transitions)
         .all(|(seq, seen)| seen.seq == seq);
     let timely = status.transitions.is_sorted_by_key(|seen| seen.at);

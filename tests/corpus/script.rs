@@ -302,6 +302,8 @@ pub struct OneAttempt {
 pub enum Act {
     /// Sets `spec.cancel`.
     Cancel(Cancel),
+    /// Sets `spec.suspend`.
+    Suspend(bool),
     /// Deletes the workflow.
     DeleteWorkflow(Nothing),
     /// Deletes the task execution of a task.

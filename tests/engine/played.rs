@@ -367,6 +367,10 @@ impl<'a> World<'a> {
                 self.workflow.spec.cancel = Some(cancel.clone());
                 self.look_anew();
             }
+            Act::Suspend(suspend) => {
+                self.workflow.spec.suspend = Some(*suspend);
+                self.look_anew();
+            }
             Act::ChangeInputs(inputs) => {
                 self.workflow.spec.inputs = Some(inputs.clone());
                 self.look_anew();

@@ -150,9 +150,7 @@ impl<'a> Pods<'a> {
     }
 
     fn drop_unheld(&mut self) {
-        self.pods.retain(|_, (pod, _)| {
-            pod.metadata.deletion_grace_period_seconds != Some(0) || !pod.finalizers().is_empty()
-        });
+        self.pods.retain(|_, (pod, _)| !is_gone(pod));
     }
 }
 
@@ -160,8 +158,13 @@ fn name(te: &TaskExecution, number: u32) -> String {
     names::pod_name(&te.name_any(), number)
 }
 
+/// Whether a pod has no time and no finalizer left.
+pub fn is_gone(pod: &Pod) -> bool {
+    pod.metadata.deletion_grace_period_seconds == Some(0) && pod.finalizers().is_empty()
+}
+
 /// Whether that was the pod's end.
-fn apply(pod: &mut Pod, act: kubelet::Act, now: Time) -> bool {
+pub fn apply(pod: &mut Pod, act: kubelet::Act, now: Time) -> bool {
     match act {
         kubelet::Act::Bind(status) => {
             pod.spec.get_or_insert_default().node_name = Some(kubelet::NODE.to_owned());
@@ -184,7 +187,7 @@ fn apply(pod: &mut Pod, act: kubelet::Act, now: Time) -> bool {
 }
 
 /// A deletion as the API server takes it: without a node nobody has to be waited for.
-fn delete(pod: &mut Pod, now: Time) {
+pub fn delete(pod: &mut Pod, now: Time) {
     if pod.metadata.deletion_timestamp.is_some() {
         return;
     }
