@@ -22,7 +22,7 @@ unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked -- --skip every_world
 sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one
-	SEEDS=$(or $(SEEDS),1000) cargo test --locked --test simulation -- --nocapture every_world
+	SEEDS=$(or $(SEEDS),1000) cargo test --locked --config profile.dev.opt-level=1 --test simulation -- --nocapture every_world
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)
 lint: ## Every static check
