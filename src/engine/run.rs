@@ -152,6 +152,11 @@ impl Run {
         self.active.is_empty() && (self.halted || self.ready.is_empty())
     }
 
+    /// Whether there are tasks whose time had come that were not seen to start.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Whether nothing new starts.
     pub fn is_halted(&self) -> bool {
         self.halted

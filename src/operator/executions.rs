@@ -1,6 +1,9 @@
 //! The task execution reconciler: applies the plans of [`crate::engine::attempt`], and lets
 //! ended executions go.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -10,14 +13,15 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
     cluster::{CallError, Cluster},
-    hub::Hub,
+    hub::{Hub, is_over},
     index::{Key, is_held, sibling},
     metrics::Metrics,
+    progress::is_ended,
     time::{Due, instant},
     warnings::Warnings,
 };
 use crate::{
-    api::{Duration, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
+    api::{Duration, TaskExecution, TaskExecutionStatus, TaskPhase, Time, Workflow},
     engine::{
         attempt::{self, Plan, PodView, Step},
         names, notice,
@@ -114,6 +118,9 @@ impl Executions {
         let pod = self.hub.index.pod(&pod_key(key, attempt));
         let previous = self.hub.index.pod(&pod_key(key, attempt.saturating_sub(1)));
         let view = pod.as_deref().map_or(PodView::Unseen, PodView::Present);
+        let outliving = self.outlives_its_run(key, execution);
+        let outliving = outliving.then(|| attempt::outliving(execution));
+        let execution = outliving.as_ref().unwrap_or(execution);
         let plan = self.decide(execution, view, previous.as_deref());
         let [Step::ConfirmPod(asked)] = plan.steps[..] else {
             return Ok(plan);
@@ -121,6 +128,20 @@ impl Executions {
         let found = self.cluster.fetch_pod(&pod_key(key, asked)).await?;
         let view = found.as_ref().map_or(PodView::Gone, PodView::Present);
         Ok(self.decide(execution, view, previous.as_deref()))
+    }
+
+    /// Whether the execution has not ended, but its run has. One whose run is gone altogether is
+    /// deleted with it.
+    fn outlives_its_run(&self, key: &Key, execution: &TaskExecution) -> bool {
+        let run = self.run_of(key, execution);
+        !is_ended(execution) && run.is_some_and(|run| is_over(&run))
+    }
+
+    /// The run that an execution belongs to, if it is known.
+    fn run_of(&self, key: &Key, execution: &TaskExecution) -> Option<Arc<Workflow>> {
+        let owner = &execution.spec.workflow;
+        let run = self.hub.index.workflow(&sibling(key, &owner.name));
+        run.filter(|run| run.uid().as_deref() == Some(&owner.uid))
     }
 
     fn decide(&self, execution: &TaskExecution, pod: PodView, previous: Option<&Pod>) -> Plan {
@@ -278,19 +299,14 @@ impl Executions {
     /// Whether the workflow has reached its final phase or is gone. Until then a finished
     /// execution stays, even if somebody deletes it: its task would be run again.
     async fn run_is_over(&self, key: &Key, execution: &TaskExecution) -> Result<bool, CallError> {
-        let owner = &execution.spec.workflow;
-        let workflow_key = sibling(key, &owner.name);
-        match self.hub.index.workflow(&workflow_key) {
-            Some(workflow) if workflow.uid().as_deref() == Some(&owner.uid) => Ok(workflow
-                .status
-                .as_ref()
-                .is_some_and(|status| status.phase.is_final())),
-            // Not known, or another run of that name: the API server has the last word.
-            _ => Ok(!self
-                .cluster
-                .workflow_exists(&workflow_key, &owner.uid)
-                .await?),
+        if let Some(run) = self.run_of(key, execution) {
+            return Ok(is_over(&run));
         }
+        // Not known, or another run of that name: the API server has the last word.
+        let owner = &execution.spec.workflow;
+        let run = sibling(key, &owner.name);
+        let exists = self.cluster.workflow_exists(&run, &owner.uid);
+        exists.await.map(|exists| !exists)
     }
 
     async fn let_go_when_due(
@@ -320,11 +336,9 @@ impl Executions {
     /// When the grace ends: it begins with the deletion of the execution or of its run. A run is
     /// held by its executions, and takes them along only when it goes itself.
     fn due(&self, key: &Key, execution: &TaskExecution) -> Due {
-        let owner = &execution.spec.workflow;
-        let run = self.hub.index.workflow(&sibling(key, &owner.name));
         match (
             Due::of(execution, self.deletion_grace, &*self.clock),
-            run.filter(|run| run.uid().as_deref() == Some(&owner.uid)),
+            self.run_of(key, execution),
         ) {
             (Due::Never, Some(run)) => Due::of(&*run, self.deletion_grace, &*self.clock),
             (due, _) => due,
@@ -341,106 +355,4 @@ fn owns(execution: Option<&TaskExecution>, pod: &Pod) -> bool {
     let uid = execution.and_then(|execution| execution.metadata.uid.as_deref());
     let mut owners = pod.owner_references().iter();
     uid.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use http::Method;
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::{
-        api::FINALIZER_EVENTS,
-        operator::{
-            fence::Fence,
-            testing::{Answer, Asked, client, refusal},
-        },
-        ports::SystemClock,
-    };
-
-    fn execution() -> TaskExecution {
-        serde_json::from_value(json!({
-            "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
-            "metadata": {"name": "t", "namespace": "n", "uid": "tu", "resourceVersion": "1",
-                         "finalizers": [FINALIZER_EVENTS]},
-            "spec": {
-                "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t", "container": {"image": "x"},
-                "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
-                "infrastructureRetries": 1, "imagePullTimeout": "10m",
-            },
-        }))
-        .unwrap()
-    }
-
-    /// An API server with a pod of somebody else that has the name of ours.
-    #[derive(Default)]
-    struct Taken {
-        gone: Mutex<bool>,
-        asked: Mutex<Vec<String>>,
-    }
-
-    impl Taken {
-        fn answer(&self, asked: Asked) -> Answer {
-            let line = format!("{} {}", asked.method, asked.path);
-            self.asked.lock().unwrap().push(line);
-            let gone = *self.gone.lock().unwrap();
-            match asked.method {
-                Method::POST if gone => (201, stored(asked.body)),
-                Method::POST => refusal(409, "AlreadyExists"),
-                Method::PUT => (200, stored(asked.body)),
-                _ => (
-                    200,
-                    json!({"metadata": {"name": "t-1", "namespace": "n", "uid": "foreign"}}),
-                ),
-            }
-        }
-    }
-
-    fn stored(mut object: Value) -> Value {
-        object["metadata"]["resourceVersion"] = json!("2");
-        object
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pod_of_somebody_else_under_our_name_is_shown_and_looked_for_again() {
-        let server = Arc::new(Taken::default());
-        let answering = server.clone();
-        let fence = Fence::default();
-        fence.open_until(Instant::now() + std::time::Duration::from_secs(3600));
-        let (hub, metrics) = (Arc::new(Hub::default()), Arc::new(Metrics::new(|_| ())));
-        let client = client(move |asked| std::future::ready(answering.answer(asked)));
-        let executions = Executions {
-            hub: hub.clone(),
-            cluster: Cluster::new(client, hub.clone(), metrics.clone(), fence),
-            clock: Arc::new(SystemClock),
-            metrics: metrics.clone(),
-            warnings: Warnings::new(metrics).0,
-            pods: PodSettings { restricted: false },
-            deletion_grace: Duration::from_secs(60),
-        };
-        hub.execution(execution());
-        let key: Key = ("n".into(), "t".into());
-
-        let again = executions.reconcile(&key).await.unwrap().unwrap();
-        let wait = again - Instant::now();
-        assert!((10..=15).contains(&wait.as_secs()), "{wait:?}");
-        let shown = hub.index.execution(&key).unwrap().status.clone().unwrap();
-        assert_eq!(shown.reason.as_deref(), Some("NameTaken"));
-        server.asked.lock().unwrap().clear();
-        executions.reconcile(&key).await.unwrap().unwrap();
-        let pods = "/api/v1/namespaces/n/pods";
-        let looked = [format!("POST {pods}"), format!("GET {pods}/t-1")];
-        assert_eq!(
-            *server.asked.lock().unwrap(),
-            looked,
-            "no write but the try"
-        );
-
-        *server.gone.lock().unwrap() = true;
-        executions.reconcile(&key).await.unwrap();
-        let pod = hub.index.pod(&("n".into(), "t-1".into()));
-        assert!(pod.is_some(), "{:?}", server.asked.lock().unwrap());
-    }
 }

@@ -61,15 +61,19 @@ impl Hub {
         let uid = workflow.uid().unwrap_or_default();
         let held = is_held(&workflow);
         let receipt = receipt(&workflow);
-        let known = self.index.workflow(&key).and_then(|known| known.uid());
+        let known = self.index.workflow(&key);
+        let known_over = known.as_deref().is_some_and(is_over);
+        let known = known.and_then(|known| known.uid());
+        let ends = is_over(&workflow) && !(known_over && known.as_ref() == Some(&uid));
         let deleted = workflow.metadata.deletion_timestamp.is_some();
         if !self.index.apply_workflow(workflow) {
             return;
         }
         self.forget_namesake(known, &uid);
         self.workflows.add(key.clone());
-        if deleted {
-            // The grace in which their events can still be told has begun for its children too.
+        if ends || deleted {
+            // What was held only because the run went on may go now; and the grace in which their
+            // events can still be told begins with the deletion for its children too.
             self.wake_children(&key, &uid);
         }
         if held {
@@ -207,6 +211,12 @@ pub fn receipt<K: Resource>(object: &K) -> Option<MirrorPosition> {
     let text = object.annotations().get(ANNOTATION_MIRRORED)?;
     let receipt = serde_json::from_str(text).ok();
     receipt.filter(|_| !is_held(object))
+}
+
+/// Whether a run has reached its final phase.
+pub fn is_over(workflow: &Workflow) -> bool {
+    let status = workflow.status.as_ref();
+    status.is_some_and(|status| status.phase.is_final())
 }
 
 /// The task execution that a pod belongs to.

@@ -2,8 +2,8 @@
 //! Rebuilt from the cluster at any time.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use kube::ResourceExt;
@@ -30,6 +30,11 @@ pub struct Progress {
     /// Names of task executions to look at.
     marked: BTreeSet<Arc<str>>,
     last_write: Option<Time>,
+    /// Creations that were sent and not answered: their task executions may be there, or may yet
+    /// come.
+    unanswered: Mutex<BTreeMap<TaskIndex, TaskExecution>>,
+    /// An earlier leader may have created task executions that no watch has shown so far.
+    inherited: bool,
 }
 
 impl Progress {
@@ -64,6 +69,8 @@ impl Progress {
             tasks,
             marked: BTreeSet::new(),
             last_write: None,
+            unanswered: Mutex::default(),
+            inherited: has_begun(workflow),
         };
         progress.take_in(workflow, index);
         progress
@@ -96,6 +103,16 @@ impl Progress {
                 self.observe(&execution);
             }
         }
+    }
+
+    /// What was known of the same run when its spec was another one.
+    #[must_use]
+    pub fn following(mut self, before: Option<Progress>) -> Progress {
+        if let Some(before) = before.filter(|before| before.uid == self.uid) {
+            self.inherited = before.inherited;
+            self.unanswered = before.unanswered;
+        }
+        self
     }
 
     /// Whether this is still the run of that object, and its spec was looked at.
@@ -157,6 +174,7 @@ impl Progress {
         if let (Some(&task), Ok((definition, run))) =
             (self.tasks.get(name.as_str()), &mut self.graph)
         {
+            lock(&self.unanswered).remove(&task);
             let status = execution.status.as_ref();
             let phase = status.map(|status| status.phase).unwrap_or_default();
             let ended_at = status.and_then(|status| status.finished_at);
@@ -176,6 +194,33 @@ impl Progress {
         }
     }
 
+    /// A task execution is about to be created.
+    pub fn sends(&self, task: TaskIndex, execution: &TaskExecution) {
+        lock(&self.unanswered).insert(task, execution.clone());
+    }
+
+    /// The API server said what came of a creation.
+    pub fn answered(&self, task: TaskIndex) {
+        lock(&self.unanswered).remove(&task);
+    }
+
+    /// The creations that were sent and not answered.
+    pub fn unanswered(&self) -> Vec<(TaskIndex, TaskExecution)> {
+        lock(&self.unanswered).clone().into_iter().collect()
+    }
+
+    /// Whether no task execution can be there that an earlier leader created and that was not
+    /// seen: it would be of a task that was to start.
+    pub fn all_seen(&self) -> bool {
+        let all_started = |run: &Run| !run.has_ready();
+        !self.inherited || matches!(&self.graph, Ok((_, run)) if all_started(run))
+    }
+
+    /// The API server was asked for all task executions.
+    pub fn confirmed(&mut self) {
+        self.inherited = false;
+    }
+
     /// When status was last written by this process.
     pub fn last_write(&self) -> Option<Time> {
         self.last_write
@@ -185,6 +230,16 @@ impl Progress {
     pub fn wrote(&mut self, at: Time) {
         self.last_write = Some(at);
     }
+}
+
+fn has_begun(workflow: &Workflow) -> bool {
+    let status = workflow.status.as_ref();
+    status.is_some_and(|status| status.started_at.is_some())
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section leaves it whole, so a poisoned lock is still good.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a task execution has reached a final phase.

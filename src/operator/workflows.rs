@@ -1,6 +1,9 @@
 //! The workflow reconciler: applies the plans of [`crate::engine::workflow`], and lets ended
 //! runs go.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -118,6 +121,7 @@ impl Workflows {
         progress: &mut Progress,
     ) -> Result<Plan, CallError> {
         self.catch_up(key, progress).await?;
+        self.repeat_creations(key, progress).await?;
         let plan = self.plan(key, workflow, progress);
         self.apply_all(key, workflow, progress, &plan.steps).await?;
         Ok(plan)
@@ -128,7 +132,9 @@ impl Workflows {
         let known = self.lock().remove(key);
         match known {
             Some(progress) if progress.is_of(workflow) => progress,
-            _ => Progress::rebuild(workflow, &self.installation, &self.hub.index),
+            known => {
+                Progress::rebuild(workflow, &self.installation, &self.hub.index).following(known)
+            }
         }
     }
 
@@ -156,6 +162,33 @@ impl Workflows {
         Ok(())
     }
 
+    /// A creation that was not answered is sent again, whatever was decided since: the API server
+    /// may still do the first one, and only when it has the task execution is it known that the
+    /// task began.
+    async fn repeat_creations(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
+        let unanswered = progress.unanswered();
+        if unanswered.is_empty() {
+            return Ok(());
+        }
+        let unanswered = unanswered.iter().map(|(task, sent)| (*task, sent));
+        self.create_all(key, progress, unanswered).await?;
+        self.catch_up(key, progress).await
+    }
+
+    /// Takes in what an earlier leader created and no watch has shown.
+    async fn confirm_tasks(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
+        for name in self.cluster.list_executions(key, progress.uid()).await? {
+            let execution = sibling(key, &name);
+            if self.hub.index.execution(&execution).is_none()
+                && let Some(found) = self.cluster.fetch_execution(&execution).await?
+            {
+                self.hub.execution(found);
+            }
+        }
+        progress.confirmed();
+        Ok(())
+    }
+
     fn plan(&self, key: &Key, workflow: &Workflow, progress: &Progress) -> Plan {
         let unended = match progress.graph() {
             Ok(_) => Vec::new(),
@@ -170,6 +203,7 @@ impl Workflows {
                     .execution(&sibling(key, progress.name(task)?))
             },
             unended: &unended,
+            all_seen: progress.all_seen(),
             told: self.hub.outbox.is_complete(Object::Workflow(workflow)),
             last_progress: progress.last_write(),
             now: Time(self.clock.now()),
@@ -194,21 +228,15 @@ impl Workflows {
         progress: &mut Progress,
         steps: &[Step],
     ) -> Result<(), CallError> {
-        let creations: Vec<_> = steps
-            .iter()
-            .filter_map(|step| match step {
-                Step::Create(task, execution) => Some(self.create(key, progress, *task, execution)),
-                _ => None,
-            })
-            .collect();
-        let created = stream::iter(creations)
-            .buffer_unordered(CREATE_AT_ONCE)
-            .try_collect::<()>()
-            .await;
-        created?;
+        let creations = steps.iter().filter_map(|step| match step {
+            Step::Create(task, execution) => Some((*task, &**execution)),
+            _ => None,
+        });
+        self.create_all(key, progress, creations).await?;
         for step in steps {
             match step {
                 Step::Create(..) => {}
+                Step::ConfirmTasks => self.confirm_tasks(key, progress).await?,
                 Step::Hold => self.cluster.hold_workflow(workflow).await?,
                 Step::Record(status) => {
                     self.record(workflow, status).await?;
@@ -225,6 +253,29 @@ impl Workflows {
             }
         }
         Ok(())
+    }
+
+    async fn create_all<'a>(
+        &self,
+        key: &Key,
+        progress: &Progress,
+        executions: impl Iterator<Item = (TaskIndex, &'a TaskExecution)>,
+    ) -> Result<(), CallError> {
+        // The first failure ends them all: those under way have no answer then.
+        let creations: Vec<_> = executions
+            .map(|(task, execution)| async move {
+                progress.sends(task, execution);
+                let created = self.create(key, progress, task, execution).await;
+                if !created.as_ref().is_err_and(CallError::may_be_done) {
+                    progress.answered(task);
+                }
+                created
+            })
+            .collect();
+        stream::iter(creations)
+            .buffer_unordered(CREATE_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     async fn create(
@@ -271,18 +322,10 @@ impl Workflows {
                 "recorded",
             );
         }
-        let over = status.phase.is_final();
         let notice = notice::of_run(before, &status);
         self.cluster.record_workflow(workflow, status).await?;
         if let Some(notice) = notice {
             self.warnings.about_run(workflow, notice);
-        }
-        if over {
-            // What was held only because the run went on may go now.
-            let namespace = workflow.namespace().unwrap_or_default();
-            for name in self.hub.index.children(&uid) {
-                self.hub.executions.add((namespace.as_str().into(), name));
-            }
         }
         Ok(())
     }

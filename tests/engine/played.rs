@@ -182,6 +182,7 @@ impl<'a> World<'a> {
             graph: self.memory.graph(),
             lookup: &|task| self.executions.get(&task).cloned(),
             unended: &unended,
+            all_seen: true,
             told: true,
             last_progress: self.memory.last_progress,
             now: self.now,
@@ -211,6 +212,7 @@ impl<'a> World<'a> {
                 self.memory.last_progress = Some(self.now);
             }
             workflow::Step::Create(task, te) => self.create(task, *te),
+            workflow::Step::ConfirmTasks => panic!("{}: all are seen", self.case.name),
             workflow::Step::Suspend(name, suspend) => {
                 self.execution_named(&name).spec.suspend = suspend;
             }

@@ -46,6 +46,8 @@ pub enum Step {
     Suspend(String, bool),
     /// Ask the task execution of this name to end.
     Stop(String, Stop),
+    /// Ask the API server which task executions of the run exist, and plan again.
+    ConfirmTasks,
 }
 
 /// Steps to apply in order.
@@ -61,6 +63,8 @@ pub struct Observed<'a> {
     pub lookup: Lookup<'a>,
     /// The task executions that have not ended, wanted only if the spec cannot be run.
     pub unended: &'a [Arc<TaskExecution>],
+    /// Whether every task execution is seen: none can be there that an earlier leader created.
+    pub all_seen: bool,
     /// Whether NATS has every event of the run, or there is no NATS.
     pub told: bool,
     /// When progress was last written by this process.
@@ -69,8 +73,21 @@ pub struct Observed<'a> {
     pub now: Time,
 }
 
-/// Decides a workflow's next steps.
+/// Decides a workflow's next steps. A run does not end before all its task executions are seen.
 pub fn plan(observed: &Observed) -> Plan {
+    let plan = decide(observed);
+    if !observed.all_seen && plan.steps.iter().any(ends) {
+        return Plan::step(Step::ConfirmTasks);
+    }
+    plan
+}
+
+/// Whether the run is over after this step.
+fn ends(step: &Step) -> bool {
+    matches!(step, Step::Record(status) if status.phase.is_final())
+}
+
+fn decide(observed: &Observed) -> Plan {
     let status = observed.workflow.status.clone().unwrap_or_default();
     if status.phase.is_final() {
         return Plan::default();

@@ -86,6 +86,12 @@ impl CallError {
         matches!(self.failure, Failure::Fenced)
     }
 
+    /// Whether what was asked may have been done, or may be done yet: there was no answer, or one of
+    /// a server that does not know itself.
+    pub fn may_be_done(&self) -> bool {
+        !self.is_fenced() && self.code().is_none_or(|code| code >= 500)
+    }
+
     /// Whether it is no news: all calls fare so, and that is logged once.
     pub fn is_expected(&self) -> bool {
         self.is_fenced() || self.is_throttled()

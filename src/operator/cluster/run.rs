@@ -1,18 +1,31 @@
-//! What a run as a whole can be told: that it is suspended, and that its time is over.
+//! What a run as a whole can be asked and told: which tasks it has, that it is suspended, and that
+//! its time is over.
 
 use kube::{
     ResourceExt,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, ListParams, Preconditions},
 };
 use serde_json::json;
 
 use super::{CallError, Cluster};
 use crate::{
-    api::{TaskExecution, Workflow},
+    api::{LABEL_WORKFLOW_UID, TaskExecution, Workflow},
     operator::index::{Key, key_of},
 };
 
 impl Cluster {
+    /// The names of the task executions that the run with this UID has now.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn list_executions(&self, run: &Key, uid: &str) -> Result<Vec<String>, CallError> {
+        let api = self.api::<TaskExecution>(run);
+        let params = ListParams::default().labels(&format!("{LABEL_WORKFLOW_UID}={uid}"));
+        let listed = api.list_metadata(&params);
+        let listed = self.call("list", "taskexecutions", &run.1, listed).await?;
+        Ok(listed.items.iter().map(ResourceExt::name_any).collect())
+    }
+
     /// Tells a task execution whether it is suspended.
     ///
     /// # Errors

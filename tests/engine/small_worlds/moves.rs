@@ -149,6 +149,7 @@ impl<'a> Moves<'a> {
             graph: Ok((self.definition, &memory)),
             lookup: &|task| state.cache.tasks.get(&task).map(|te| te.value.clone()),
             unended: &[],
+            all_seen: true,
             told: true,
             last_progress: (!self.progress).then_some(state.now),
             now: state.now,
@@ -306,6 +307,7 @@ impl<'a> Moves<'a> {
                 wish(state, name, |te| te.spec.suspend = *suspend);
                 return true;
             }
+            workflow::Step::ConfirmTasks => panic!("all are seen"),
         }
         state.truth.run = Some(Object::new(workflow));
         true
@@ -522,9 +524,7 @@ fn label(effect: &Effect) -> Label {
         Effect::Run(workflow::Step::Record(status), _) => format!("run is {:?}", status.phase),
         Effect::Run(workflow::Step::Create(task, _), _) => format!("create task {task}"),
         Effect::Run(workflow::Step::Stop(name, _), _) => format!("stop {name}"),
-        Effect::Run(step @ (workflow::Step::Hold | workflow::Step::Suspend(..)), _) => {
-            format!("{step:?}")
-        }
+        Effect::Run(step, _) => format!("{step:?}"),
         Effect::Task(task, attempt::Step::Record(status), _) => {
             format!("task {task} is {:?} {:?}", status.phase, status.reason)
         }

@@ -115,3 +115,20 @@ fn a_run_that_fails_can_still_be_cancelled() {
     );
     assert_eq!(world.status().error.as_ref().unwrap().code, "CANCELLED");
 }
+
+#[test]
+fn a_run_does_not_end_before_all_its_task_executions_are_seen() {
+    let mut world = World::new(side_by_side());
+    world.settle();
+    for task in 0..3 {
+        world.end(task, TaskPhase::Failed, json!({}));
+    }
+    world.all_seen = false;
+    world.plan().steps.iter().for_each(|step| {
+        let decision = matches!(step, Step::Record(status) if !status.phase.is_final());
+        assert!(decision || *step == Step::ConfirmTasks, "{step:?}");
+    });
+    world.settle();
+    assert!(world.all_seen, "it was asked");
+    assert_eq!(world.status().phase, RunPhase::Failed);
+}

@@ -30,6 +30,8 @@ struct World {
     tasks: BTreeMap<usize, Arc<TaskExecution>>,
     now: u64,
     writes: usize,
+    /// Whether no task execution can be there that was not seen.
+    all_seen: bool,
     /// Whether NATS has everything.
     told: bool,
 }
@@ -54,6 +56,7 @@ impl World {
             tasks: BTreeMap::new(),
             now: 0,
             writes: 0,
+            all_seen: true,
             told: true,
         }
     }
@@ -68,6 +71,7 @@ impl World {
                 .map_err(Vec::as_slice),
             lookup: &|task| self.tasks.get(&task).cloned(),
             unended: &[],
+            all_seen: self.all_seen,
             told: self.told,
             last_progress: None,
             now: at(self.now),
@@ -91,6 +95,7 @@ impl World {
     fn apply(&mut self, step: Step) {
         match step {
             Step::Hold => panic!("is held"),
+            Step::ConfirmTasks => self.all_seen = true,
             Step::Record(status) => {
                 self.writes += 1;
                 self.workflow.status = Some(*status);

@@ -1,0 +1,141 @@
+use std::sync::Mutex;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::FINALIZER_EVENTS,
+    operator::{
+        fence::Fence,
+        testing::{Answer, Asked, client, refusal},
+    },
+    ports::SystemClock,
+};
+
+fn execution() -> TaskExecution {
+    serde_json::from_value(json!({
+        "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
+        "metadata": {"name": "t", "namespace": "n", "uid": "tu", "resourceVersion": "1",
+                     "finalizers": [FINALIZER_EVENTS]},
+        "spec": {
+            "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t", "container": {"image": "x"},
+            "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
+            "infrastructureRetries": 1, "imagePullTimeout": "10m",
+        },
+    }))
+    .unwrap()
+}
+
+/// An API server with a pod of somebody else that has the name of ours.
+#[derive(Default)]
+struct Taken {
+    gone: Mutex<bool>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Taken {
+    fn answer(&self, asked: Asked) -> Answer {
+        let line = format!("{} {}", asked.method, asked.path);
+        self.asked.lock().unwrap().push(line);
+        let gone = *self.gone.lock().unwrap();
+        match asked.method {
+            Method::POST if gone => (201, stored(asked.body)),
+            Method::POST => refusal(409, "AlreadyExists"),
+            Method::PUT => (200, stored(asked.body)),
+            _ => (
+                200,
+                json!({"metadata": {"name": "t-1", "namespace": "n", "uid": "foreign"}}),
+            ),
+        }
+    }
+}
+
+fn stored(mut object: Value) -> Value {
+    object["metadata"]["resourceVersion"] = json!("2");
+    object
+}
+
+/// An operator in front of an API server that answers like this.
+fn executions(answer: impl Fn(Asked) -> Answer + Send + Sync + 'static) -> Executions {
+    let fence = Fence::default();
+    fence.open_until(Instant::now() + std::time::Duration::from_secs(3600));
+    let (hub, metrics) = (Arc::new(Hub::default()), Arc::new(Metrics::new(|_| ())));
+    let client = client(move |asked| std::future::ready(answer(asked)));
+    Executions {
+        hub: hub.clone(),
+        cluster: Cluster::new(client, hub, metrics.clone(), fence),
+        clock: Arc::new(SystemClock),
+        metrics: metrics.clone(),
+        warnings: Warnings::new(metrics).0,
+        pods: PodSettings { restricted: false },
+        deletion_grace: Duration::from_secs(60),
+    }
+}
+
+fn key() -> Key {
+    ("n".into(), "t".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_somebody_else_under_our_name_is_shown_and_looked_for_again() {
+    let server = Arc::new(Taken::default());
+    let answering = server.clone();
+    let executions = executions(move |asked| answering.answer(asked));
+    let (hub, key) = (executions.hub.clone(), key());
+    hub.execution(execution());
+
+    let again = executions.reconcile(&key).await.unwrap().unwrap();
+    let wait = again - Instant::now();
+    assert!((10..=15).contains(&wait.as_secs()), "{wait:?}");
+    let shown = hub.index.execution(&key).unwrap().status.clone().unwrap();
+    assert_eq!(shown.reason.as_deref(), Some("NameTaken"));
+    server.asked.lock().unwrap().clear();
+    executions.reconcile(&key).await.unwrap().unwrap();
+    let pods = "/api/v1/namespaces/n/pods";
+    let looked = [format!("POST {pods}"), format!("GET {pods}/t-1")];
+    assert_eq!(
+        *server.asked.lock().unwrap(),
+        looked,
+        "no write but the try"
+    );
+
+    *server.gone.lock().unwrap() = true;
+    executions.reconcile(&key).await.unwrap();
+    let pod = hub.index.pod(&("n".into(), "t-1".into()));
+    assert!(pod.is_some(), "{:?}", server.asked.lock().unwrap());
+}
+
+/// The run of the execution.
+fn run(phase: &str) -> Workflow {
+    serde_json::from_value(json!({
+        "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+        "metadata": {"name": "w", "namespace": "n", "uid": "wu", "resourceVersion": "1"},
+        "spec": {"tasks": []}, "status": {"phase": phase},
+    }))
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_execution_that_comes_after_its_run_has_ended_is_cancelled_without_a_pod() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let executions = executions(move |asked| {
+        seen.lock().unwrap().push(asked.method.to_string());
+        match asked.method {
+            Method::GET => refusal(404, "NotFound"),
+            Method::PATCH => (200, json!(execution())),
+            _ => (200, stored(asked.body)),
+        }
+    });
+    executions.hub.workflow(run("Cancelled"));
+    executions.hub.execution(execution());
+    executions.reconcile(&key()).await.unwrap();
+    let known = executions.hub.index.execution(&key()).unwrap();
+    let status = known.status.clone().unwrap();
+    assert_eq!(status.phase, TaskPhase::Cancelled);
+    assert_eq!(status.message.as_deref(), Some("its run has ended"));
+    assert_eq!(known.spec.stop, None, "that is the run's to write");
+    // The pod is asked for, the end is written, the finalizer goes.
+    assert_eq!(*asked.lock().unwrap(), ["GET", "PUT", "PATCH"]);
+}
