@@ -116,18 +116,18 @@ impl Executions {
     async fn plan(&self, key: &Key, execution: &TaskExecution) -> Result<Plan, CallError> {
         let attempt = attempt::current_attempt(execution);
         let pod = self.hub.index.pod(&pod_key(key, attempt));
-        let previous = self.hub.index.pod(&pod_key(key, attempt.saturating_sub(1)));
+        let pods = self.hub.index.pods_of(key);
         let view = pod.as_deref().map_or(PodView::Unseen, PodView::Present);
         let outliving = self.outlives_its_run(key, execution);
         let outliving = outliving.then(|| attempt::outliving(execution));
         let execution = outliving.as_ref().unwrap_or(execution);
-        let plan = self.decide(execution, view, previous.as_deref());
+        let plan = self.decide(execution, view, &pods);
         let [Step::ConfirmPod(asked)] = plan.steps[..] else {
             return Ok(plan);
         };
         let found = self.cluster.fetch_pod(&pod_key(key, asked)).await?;
         let view = found.as_ref().map_or(PodView::Gone, PodView::Present);
-        Ok(self.decide(execution, view, previous.as_deref()))
+        Ok(self.decide(execution, view, &pods))
     }
 
     /// Whether the execution has not ended, but its run has. One whose run is gone altogether is
@@ -144,8 +144,9 @@ impl Executions {
         run.filter(|run| run.uid().as_deref() == Some(&owner.uid))
     }
 
-    fn decide(&self, execution: &TaskExecution, pod: PodView, previous: Option<&Pod>) -> Plan {
-        attempt::plan(execution, pod, previous, Time(self.clock.now()))
+    fn decide(&self, execution: &TaskExecution, pod: PodView, pods: &[Arc<Pod>]) -> Plan {
+        let pods = pods.iter().map(AsRef::as_ref);
+        attempt::plan(execution, pod, pods, Time(self.clock.now()))
     }
 
     /// Applies one step. Returns when to look again if the rest must wait until then.
@@ -260,7 +261,7 @@ impl Executions {
         let Some(pod) = found.filter(|_| self.hub.index.pod(&pod_key).is_none()) else {
             return Ok(None);
         };
-        let plan = self.decide(execution, PodView::Present(&pod), None);
+        let plan = self.decide(execution, PodView::Present(&pod), &[]);
         for step in &plan.steps {
             if let Step::Record(status) = step {
                 self.record(execution, status).await?;

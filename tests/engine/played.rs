@@ -250,8 +250,7 @@ impl<'a> World<'a> {
             return false;
         };
         let number = attempt::current_attempt(&te);
-        let previous = self.pods.get(&te, number.saturating_sub(1)).cloned();
-        let decide = |view| attempt::plan(&te, view, previous.as_ref(), self.now);
+        let decide = |view| attempt::plan(&te, view, self.pods.all(), self.now);
         let pod = self.pods.get(&te, number);
         let mut plan = decide(pod.map_or(attempt::PodView::Unseen, attempt::PodView::Present));
         if matches!(plan.steps[..], [attempt::Step::ConfirmPod(_)]) {

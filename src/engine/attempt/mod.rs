@@ -4,18 +4,18 @@
 //! steps, and at rest none. What it may never do: start an attempt while the pod of an earlier
 //! one may still run, take a pod for gone on a cache's word, or leave a final phase.
 
+mod pods;
 mod record;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
+pub use pods::{is_held, is_ours};
 
+use k8s_openapi::api::core::v1::Pod;
+
+use self::pods::{attempt_of, is_owned, let_go, lingers};
 use crate::{
-    api::{
-        ErrorCode, FINALIZER_OUTCOME, LABEL_ATTEMPT, Stop, Stopping, TaskExecution,
-        TaskExecutionStatus, TaskPhase, Time,
-    },
+    api::{ErrorCode, Stop, Stopping, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
     engine::{
         outcome::{self, PodState, WaitKind},
         plan,
@@ -86,7 +86,7 @@ pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
         status: &status,
         attempt,
         now,
-        previous: None,
+        blocked: false,
         stop,
     };
     if let Some(stop) = &execution.stop {
@@ -139,15 +139,30 @@ pub fn current_attempt(te: &TaskExecution) -> u32 {
 }
 
 /// Decides a task execution's next steps from its object, its current pod (see
-/// [`current_attempt`]), the pod of the attempt before, and the time.
-pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time) -> Plan {
+/// [`current_attempt`]), whatever else of its pods is known, and the time.
+pub fn plan<'a>(
+    te: &TaskExecution,
+    pod: PodView,
+    pods: impl IntoIterator<Item = &'a Pod>,
+    now: Time,
+) -> Plan {
     let status = te.status.clone().unwrap_or_default();
     let attempt = current_attempt(te);
+    let mut others: Vec<_> = pods
+        .into_iter()
+        .filter_map(|pod| Some((attempt_of(pod, te)?, pod)))
+        .collect();
     if status.phase.is_final() {
-        return plan_ended(pod, attempt);
+        let last = match pod {
+            PodView::Present(pod) => Some((attempt, pod)),
+            PodView::Unseen | PodView::Gone => None,
+        };
+        return let_go(others.into_iter().chain(last), te).unwrap_or_default();
     }
-    if let Some(previous) = previous.filter(|pod| is_held(pod)) {
-        return let_go_before(previous, te, attempt - 1);
+    // The status may be older than a pod, so only those before are surely not wanted any more.
+    others.retain(|(number, _)| *number < attempt);
+    if let Some(plan) = let_go(others.iter().copied(), te) {
+        return plan;
     }
     if let Some(toggled) = toggled(te, &status, now) {
         return Plan::step(Step::Record(Box::new(toggled)));
@@ -157,70 +172,15 @@ pub fn plan(te: &TaskExecution, pod: PodView, previous: Option<&Pod>, now: Time)
         status: &status,
         attempt,
         now,
-        previous,
+        blocked: others.iter().any(|(_, pod)| lingers(pod)),
         stop: wanted_stop(te, &status, now),
     };
     match pod {
         PodView::Unseen => execution.without_pod(false),
         PodView::Gone => execution.without_pod(true),
-        PodView::Present(pod) if !is_ours(pod, te, attempt) => execution.with_namesake(),
+        PodView::Present(pod) if !is_ours(pod, te, attempt) => execution.with_namesake(pod),
         PodView::Present(pod) => execution.with_pod(pod),
     }
-}
-
-/// The pod of a recorded attempt goes. What lives on in it is deleted: the deletion that belongs
-/// to the record may have got lost with the operator.
-fn let_go_before(pod: &Pod, te: &TaskExecution, attempt: u32) -> Plan {
-    let release = Step::ReleasePod(attempt);
-    let deleted = pod.metadata.deletion_timestamp.is_some();
-    if lingers(pod) && !deleted && is_ours(pod, te, attempt) {
-        return Plan::step(Step::DeletePod(attempt)).then(release);
-    }
-    Plan::step(release)
-}
-
-/// A final execution: let its pod go; one that a former leader created too late is deleted.
-fn plan_ended(pod: PodView, attempt: u32) -> Plan {
-    match pod {
-        PodView::Present(pod) if is_held(pod) => {
-            let ended = matches!(outcome::observe(pod, None), PodState::Ended(_));
-            if ended || pod.metadata.deletion_timestamp.is_some() {
-                Plan::step(Step::ReleasePod(attempt))
-            } else {
-                Plan::step(Step::DeletePod(attempt)).then(Step::ReleasePod(attempt))
-            }
-        }
-        _ => Plan::default(),
-    }
-}
-
-/// Whether a pod still carries our finalizer.
-pub fn is_held(pod: &Pod) -> bool {
-    pod.finalizers()
-        .iter()
-        .any(|name| name == FINALIZER_OUTCOME)
-}
-
-/// Whether something of a pod still runs.
-fn lingers(pod: &Pod) -> bool {
-    match outcome::observe(pod, None) {
-        PodState::Ended(ended) => ended.lingers,
-        PodState::Running { .. } | PodState::Waiting { .. } => true,
-    }
-}
-
-/// Whether a pod of the right name is really this attempt's.
-pub fn is_ours(pod: &Pod, te: &TaskExecution, attempt: u32) -> bool {
-    let uid = te.metadata.uid.as_deref();
-    let owned = pod
-        .owner_references()
-        .iter()
-        .any(|owner| Some(owner.uid.as_str()) == uid);
-    owned
-        && pod
-            .labels()
-            .get(LABEL_ATTEMPT)
-            .is_some_and(|label| *label == attempt.to_string())
 }
 
 /// Why the execution should end now, if it should.
@@ -292,8 +252,8 @@ struct Execution<'a> {
     te: &'a TaskExecution,
     status: &'a TaskExecutionStatus,
     attempt: u32,
-    /// The pod of the attempt before.
-    previous: Option<&'a Pod>,
+    /// Something of an earlier attempt still runs.
+    blocked: bool,
     now: Time,
     stop: Option<Stop>,
 }
@@ -337,7 +297,7 @@ impl Execution<'_> {
         match self.status.retry_at {
             Some(at) if at > self.now => Plan::wake(earliest([Some(at), self.deadline()])),
             // A container that somebody injected may outlive the task's.
-            _ if self.previous.is_some_and(lingers) => Plan::wake(self.deadline()),
+            _ if self.blocked => Plan::wake(self.deadline()),
             _ => Plan::step(Step::CreatePod(self.attempt)),
         }
     }
@@ -350,12 +310,19 @@ impl Execution<'_> {
         self.show_waiting("Suspended", "the run is suspended", None)
     }
 
-    /// Somebody else's pod has our name: wait until it is gone, as long as the deadline allows.
-    fn with_namesake(&self) -> Plan {
+    /// Somebody else's pod has our name. If the attempt had begun, its own is gone for certain. Else
+    /// wait until the name is free, as long as the deadline allows.
+    fn with_namesake(&self, pod: &Pod) -> Plan {
+        if self.has_begun() && !is_owned(pod, self.te) {
+            return self.record_end(&outcome::gone(self.stopping()));
+        }
         if let Some(stop) = &self.stop {
             return self.record_stop(stop);
         }
-        let message = "a pod that does not belong to this attempt has its name; delete that pod";
+        let message = &format!(
+            "the pod {} is not of this attempt and has its name: delete it, and the task goes on",
+            self.executor(),
+        );
         let again = self.now.after(NAMESAKE_AGAIN);
         self.show_waiting(
             "NameTaken",

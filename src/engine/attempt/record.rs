@@ -21,7 +21,7 @@ const KEPT_ATTEMPTS: usize = 10;
 const KEPT_TRANSITIONS: usize = 32;
 
 impl Execution<'_> {
-    fn executor(&self) -> String {
+    pub(super) fn executor(&self) -> String {
         names::pod_name(
             self.te.metadata.name.as_deref().unwrap_or_default(),
             self.attempt,

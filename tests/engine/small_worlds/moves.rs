@@ -169,13 +169,16 @@ impl<'a> Moves<'a> {
     fn plan_task(&mut self, state: &State, task: TaskIndex) -> (Vec<Effect>, Option<Time>) {
         let te = &state.cache.tasks[&task];
         let number = attempt::current_attempt(&te.value);
-        let cached = |number: u32| state.cache.pods.get(&(task, number));
-        let (pod, before) = (cached(number), cached(number.saturating_sub(1)));
+        let pod = state.cache.pods.get(&(task, number));
+        let pods = || state.cache.pods.range((task, 0)..=(task, u32::MAX));
         let truth = state.truth.pods.get(&(task, number));
         let version = |pod: Option<&Object<Pod>>| pod.map(|pod| pod.version);
         let known = hash_of(&(
             ("task", task, te.version, state.now.0.as_millisecond()),
-            (version(pod), version(before), version(truth)),
+            pods()
+                .map(|((_, number), pod)| (*number, pod.version))
+                .collect::<Vec<_>>(),
+            version(truth),
         ));
         if let Some(plan) = self.plans.get(&known) {
             return plan.clone();
@@ -184,7 +187,7 @@ impl<'a> Moves<'a> {
             attempt::plan(
                 &te.value,
                 view,
-                before.map(|pod| pod.value.as_ref()),
+                pods().map(|(_, pod)| pod.value.as_ref()),
                 state.now,
             )
         };

@@ -1,5 +1,6 @@
 //! What a user may rely on of one task execution.
 
+mod pods;
 mod suspending;
 mod waiting;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{TaskEvent, TaskPhase},
+    api::{FINALIZER_OUTCOME, LABEL_ATTEMPT, TaskEvent, TaskPhase},
     engine::names::pod_name,
 };
 
