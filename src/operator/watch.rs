@@ -199,6 +199,8 @@ impl Unparsed {
             }
             Err(invalid) => invalid,
         };
+        // What was known of it is no longer true, and nothing must be decided from it.
+        K::gone(hub, &key, None);
         let version = invalid.metadata.resource_version;
         if self.versions.get(&key) == Some(&version) {
             return;
@@ -315,6 +317,32 @@ mod tests {
         assert_eq!(uid(&hub, "a").as_deref(), Some("a"));
         assert_eq!(uid(&hub, "c"), None);
         assert_eq!(hub.unparsable.depth(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_no_longer_parses_is_not_acted_upon_by_its_older_version() {
+        let hub = hub();
+        let mut newer = workflow("a", "a");
+        newer["status"] = json!({"phase": "OfANewerOperator"});
+        let events = vec![
+            Event::Init,
+            Event::InitApply(object(workflow("a", "a"))),
+            Event::InitApply(object(workflow("b", "b"))),
+            Event::InitDone,
+            Event::Apply(object(newer)),
+        ];
+        follow_events(&hub, Scope::Cluster, events).await;
+        assert_eq!(uid(&hub, "a"), None);
+        assert_eq!(uid(&hub, "b").as_deref(), Some("b"));
+        // The newer operator is back, or somebody mended it.
+        let events = vec![
+            Event::Init,
+            Event::InitApply(object(workflow("a", "a"))),
+            Event::InitApply(object(workflow("b", "b"))),
+            Event::InitDone,
+        ];
+        follow_events(&hub, Scope::Cluster, events).await;
+        assert_eq!(uid(&hub, "a").as_deref(), Some("a"));
     }
 
     #[test]
