@@ -361,3 +361,10 @@ pub struct TaskRow {
     /// Waiting, Skipped, or the phase of its task execution.
     pub phase: String,
 }
+
+impl TaskRow {
+    /// Whether it says that the task began: that it ran, or that its task execution ended.
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.phase.as_str(), "Waiting" | "Pending" | "Skipped")
+    }
+}

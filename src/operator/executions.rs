@@ -21,7 +21,10 @@ use super::{
     warnings::Warnings,
 };
 use crate::{
-    api::{Duration, TaskExecution, TaskExecutionStatus, TaskPhase, Time, Workflow},
+    api::{
+        Duration, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, TaskExecution,
+        TaskExecutionStatus, TaskPhase, Time, Workflow,
+    },
     engine::{
         attempt::{self, Plan, PodView, Step},
         names, notice,
@@ -33,6 +36,9 @@ use crate::{
 
 /// Plans follow each other in one go; more than these means that something fights back.
 const MAX_ROUNDS: usize = 8;
+
+/// A pod that has to stay until its run has recorded something is looked at again after so long.
+const ORPHAN_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the reconciler works with.
 pub struct Executions {
@@ -58,9 +64,9 @@ impl Executions {
     /// # Errors
     /// A call that failed; trying again is safe.
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
-        self.release_orphans(key).await?;
+        let again = self.release_orphans(key).await?;
         let Some(execution) = self.hub.index.execution(key) else {
-            return Ok(None);
+            return Ok(again);
         };
         let span = info_span!(
             "taskexecution",
@@ -69,7 +75,8 @@ impl Executions {
             task_exec_id = execution.uid().unwrap_or_default(),
             workflow_exec_id = execution.spec.workflow.uid,
         );
-        self.settle(key).instrument(span).await
+        let due = self.settle(key).instrument(span).await?;
+        Ok(due.into_iter().chain(again).min())
     }
 
     async fn settle(&self, key: &Key) -> Result<Option<Instant>, CallError> {
@@ -92,24 +99,46 @@ impl Executions {
     }
 
     /// Nobody will record how these pods end: somebody took their execution away, finalizer and
-    /// all. What the cache does not have proves nothing, so the API server is asked first.
-    async fn release_orphans(&self, key: &Key) -> Result<(), CallError> {
+    /// all. What the cache does not have proves nothing, so the API server is asked first. Returns
+    /// when to look again if some have to stay for now.
+    async fn release_orphans(&self, key: &Key) -> Result<Option<Instant>, CallError> {
         let mut orphans = self.hub.index.pods_of(key);
         let known = self.hub.index.execution(key);
         orphans.retain(|pod| attempt::is_held(pod) && !owns(known.as_deref(), pod));
         if orphans.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let found = self.cluster.fetch_execution(key).await?;
         orphans.retain(|pod| !owns(found.as_ref(), pod));
         if let Some(found) = found {
             self.hub.execution(found);
         }
+        let mut again = None;
         for pod in orphans {
-            self.cluster.delete_pod(&pod).await?;
-            self.cluster.release_pod(&pod).await?;
+            if pod.metadata.deletion_timestamp.is_none() {
+                self.cluster.delete_pod(&pod).await?;
+            }
+            if self.is_remembered(key, &pod) {
+                self.cluster.release_pod(&pod).await?;
+            } else {
+                again = Some(Instant::now() + ORPHAN_AGAIN);
+            }
         }
-        Ok(())
+        Ok(again)
+    }
+
+    /// Whether the run of an orphan needs no pod any more to know that the task began: it would be
+    /// run again by an operator that has only just begun itself.
+    fn is_remembered(&self, key: &Key, pod: &Pod) -> bool {
+        let label = |name: &str| pod.labels().get(name).map(String::as_str);
+        let (uid, task) = (label(LABEL_WORKFLOW_UID), label(LABEL_TASK));
+        let run = label(LABEL_WORKFLOW).and_then(|run| self.hub.index.workflow(&sibling(key, run)));
+        let Some(run) = run.filter(|run| run.metadata.uid.as_deref() == uid && !is_over(run))
+        else {
+            return true;
+        };
+        let mut rows = run.status.iter().flat_map(|status| &status.tasks);
+        rows.any(|row| Some(row.name.as_str()) == task && row.has_begun())
     }
 
     /// The engine's plan; a pod that may be gone is first asked for.

@@ -76,25 +76,25 @@ impl Progress {
         progress
     }
 
-    /// What exists, and what status says had begun: if that is gone it must not run again.
+    /// What exists; and what has begun, as status or a pod says that is there: if that is gone it
+    /// must not run again.
     fn take_in(&mut self, workflow: &Workflow, index: &Index) {
-        let rows = workflow.status.iter().flat_map(|status| &status.tasks);
-        let begun =
-            rows.filter(|row| !matches!(row.phase.as_str(), "Waiting" | "Pending" | "Skipped"));
         let key = key_of(workflow);
-        for row in begun {
-            let name: Arc<str> =
-                names::task_execution_name(&workflow.name_any(), &self.uid, &row.name).into();
-            if index.execution(&sibling(&key, &name)).is_none()
-                && let (Some(&task), Ok((definition, run))) =
-                    (self.tasks.get(&name), &mut self.graph)
+        let rows = workflow.status.iter().flat_map(|status| &status.tasks);
+        let shown: BTreeSet<&str> = rows
+            .filter(|row| row.has_begun())
+            .map(|row| row.name.as_str())
+            .collect();
+        for (task, spec) in workflow.spec.tasks.iter().enumerate() {
+            let name = self.names[task].clone();
+            let execution = sibling(&key, &name);
+            let begun = || shown.contains(spec.name.as_str()) || index.has_pods(&execution);
+            if index.execution(&execution).is_none()
+                && begun()
+                && let Ok((definition, run)) = &mut self.graph
             {
-                run.observe(
-                    definition,
-                    task,
-                    TaskPhase::Pending,
-                    Time(jiff::Timestamp::UNIX_EPOCH),
-                );
+                let since = Time(jiff::Timestamp::UNIX_EPOCH);
+                run.observe(definition, task, TaskPhase::Pending, since);
                 self.marked.insert(name);
             }
         }

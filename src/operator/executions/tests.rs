@@ -139,3 +139,54 @@ async fn an_execution_that_comes_after_its_run_has_ended_is_cancelled_without_a_
     // The pod is asked for, the end is written, the finalizer goes.
     assert_eq!(*asked.lock().unwrap(), ["GET", "PUT", "PATCH"]);
 }
+
+fn orphan() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "t-1", "namespace": "n", "uid": "pu", "resourceVersion": "1",
+            "finalizers": [crate::api::FINALIZER_OUTCOME],
+            "labels": {LABEL_WORKFLOW: "w", LABEL_WORKFLOW_UID: "wu", LABEL_TASK: "t"},
+            "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": "t", "uid": "tu"}],
+        },
+        "spec": {"nodeName": "node", "containers": [{"name": "main", "image": "x"}]},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_execution_was_taken_away_stays_until_its_run_shows_that_the_task_began() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let executions = executions(move |asked| {
+        let name = asked.path.rsplit('/').next().unwrap_or_default();
+        seen.lock()
+            .unwrap()
+            .push(format!("{} {name}", asked.method));
+        let mut pod = orphan();
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        match asked.method {
+            Method::GET => refusal(404, "NotFound"),
+            Method::PATCH => {
+                pod["metadata"]["finalizers"] = Value::Null;
+                (200, stored(pod))
+            }
+            _ => (200, stored(pod)),
+        }
+    });
+    let hub = &executions.hub;
+    let mut run = run("Running");
+    let rows =
+        |phase: &str| serde_json::from_value(json!([{"name": "t", "phase": phase}])).unwrap();
+    run.status.as_mut().unwrap().tasks = rows("Pending");
+    hub.workflow(run.clone());
+    hub.pod(serde_json::from_value(orphan()).unwrap());
+    let again = executions.reconcile(&key()).await.unwrap();
+    assert_eq!(again, Some(Instant::now() + ORPHAN_AGAIN));
+    assert_eq!(*asked.lock().unwrap(), ["GET t", "DELETE t-1"]);
+    run.metadata.resource_version = Some("2".to_owned());
+    run.status.as_mut().unwrap().tasks = rows("Cancelled");
+    hub.workflow(run);
+    asked.lock().unwrap().clear();
+    assert_eq!(executions.reconcile(&key()).await.unwrap(), None);
+    assert_eq!(*asked.lock().unwrap(), ["GET t", "PATCH t-1"]);
+}

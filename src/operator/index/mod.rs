@@ -251,6 +251,11 @@ impl Index {
             .collect()
     }
 
+    /// Whether there are pods that say to belong to a task execution of this name.
+    pub fn has_pods(&self, execution: &Key) -> bool {
+        !self.pods_of(execution).is_empty()
+    }
+
     /// The names of all task executions of a workflow, in order.
     pub fn children(&self, uid: &str) -> Vec<Arc<str>> {
         self.lock()

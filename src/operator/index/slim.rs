@@ -5,12 +5,23 @@ use kube::Resource;
 
 use super::is_held;
 use crate::{
-    api::{ANNOTATION_MIRRORED, LABEL_ATTEMPT, TaskExecution, Workflow},
+    api::{
+        ANNOTATION_MIRRORED, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
+        TaskExecution, Workflow,
+    },
     engine::{
         attempt,
         outcome::{self, PodState},
     },
 };
+
+/// The labels of a pod that decisions read.
+const READ_LABELS: [&str; 4] = [
+    LABEL_ATTEMPT,
+    LABEL_TASK,
+    LABEL_WORKFLOW,
+    LABEL_WORKFLOW_UID,
+];
 
 /// The conditions of a pod that decisions read.
 const READ_CONDITIONS: [&str; 2] = ["PodScheduled", "DisruptionTarget"];
@@ -77,7 +88,7 @@ pub(super) fn slim_pod(mut pod: Pod) -> Pod {
     drop_managed_fields(&mut pod);
     pod.metadata.annotations = None;
     if let Some(labels) = &mut pod.metadata.labels {
-        labels.retain(|label, _| label == LABEL_ATTEMPT);
+        labels.retain(|label, _| READ_LABELS.contains(&label.as_str()));
     }
     pod.spec = pod.spec.map(|spec| PodSpec {
         node_name: spec.node_name,

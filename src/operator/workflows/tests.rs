@@ -38,6 +38,10 @@ impl Server {
                 self.run["status"] = asked.body["status"].clone();
                 (200, newer(&mut self.run))
             }
+            (Method::PATCH, "w") => {
+                self.run["metadata"]["finalizers"] = asked.body["metadata"]["finalizers"].clone();
+                (200, newer(&mut self.run))
+            }
             (method, name) => match self.executions.get_mut(name) {
                 None => refusal(404, "NotFound"),
                 Some(execution) if method == Method::PATCH => {
@@ -257,5 +261,24 @@ async fn a_run_whose_end_was_written_without_an_answer_lets_its_tasks_go() {
             .execution(&hub.executions.next().await)
             .map(|te| te.status.clone().unwrap_or_default().phase),
         Some(TaskPhase::Succeeded)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_which_only_a_pod_is_left_is_not_run_again() {
+    let installation = Installation::new(run(begun()));
+    let name = task_execution_name("w", "wu", "t");
+    let pod = json!({"metadata": {
+        "name": format!("{name}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
+        "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": name, "uid": "tu"}],
+    }});
+    installation.hub.pod(serde_json::from_value(pod).unwrap());
+    installation.reconcile().await.unwrap();
+    assert_eq!(installation.phase(), RunPhase::Failed);
+    let asked = installation.asked();
+    assert_eq!(asked[..2], [format!("GET {name}"), "PUT status".to_owned()]);
+    assert!(
+        !asked.contains(&"POST taskexecutions".to_owned()),
+        "{asked:?}"
     );
 }
