@@ -320,7 +320,7 @@ impl Executions {
         if self.hub.outbox.is_complete(Object::Task(execution)) {
             let uid = execution.uid().unwrap_or_default();
             let receipt = self.hub.outbox.position(&uid);
-            let released = self.cluster.release_execution(execution, receipt.as_ref());
+            let released = self.cluster.release(execution, receipt.as_ref());
             return released.await.map(|()| None);
         }
         self.let_go_when_due(key, execution, phase).await
@@ -355,10 +355,7 @@ impl Executions {
                 );
                 self.metrics.count_let_go();
                 self.warnings.let_go(execution, self.deletion_grace);
-                self.cluster
-                    .release_execution(execution, None)
-                    .await
-                    .map(|()| None)
+                self.cluster.release(execution, None).await.map(|()| None)
             }
         }
     }

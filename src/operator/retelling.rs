@@ -15,7 +15,7 @@ use super::{
     publishing::{publish_run, publish_task, wake_run, wake_tasks},
 };
 use crate::{
-    api::MirrorPosition,
+    api::{MirrorPosition, TaskExecution, Workflow},
     events::{Entity, Object},
 };
 
@@ -122,8 +122,12 @@ impl Retelling {
     ) -> Result<(), CallError> {
         let cluster = &self.cluster;
         let written = match owed {
-            Mirrored::Workflow(key) => cluster.record_workflow_receipt(key, uid, position).await,
-            Mirrored::Execution(key) => cluster.record_execution_receipt(key, uid, position).await,
+            Mirrored::Workflow(key) => cluster.record_receipt::<Workflow>(key, uid, position).await,
+            Mirrored::Execution(key) => {
+                cluster
+                    .record_receipt::<TaskExecution>(key, uid, position)
+                    .await
+            }
         };
         match written {
             // Gone, or another object of that name.

@@ -35,6 +35,8 @@ pub trait Watched:
 {
     /// The kind, in metrics and logs.
     const KIND: &'static str;
+    /// What its objects are called in paths.
+    const PLURAL: &'static str;
     /// Which objects.
     fn config() -> watcher::Config {
         watcher::Config::default()
@@ -51,6 +53,7 @@ pub trait Watched:
 
 impl Watched for Workflow {
     const KIND: &'static str = "Workflow";
+    const PLURAL: &'static str = "workflows";
     const SHOWN_AS: Option<Kind> = Some(Kind::Workflow);
     fn seen(self, hub: &Hub) {
         hub.workflow(self);
@@ -65,6 +68,7 @@ impl Watched for Workflow {
 
 impl Watched for TaskExecution {
     const KIND: &'static str = "TaskExecution";
+    const PLURAL: &'static str = "taskexecutions";
     const SHOWN_AS: Option<Kind> = Some(Kind::TaskExecution);
     fn seen(self, hub: &Hub) {
         hub.execution(self);
@@ -79,6 +83,7 @@ impl Watched for TaskExecution {
 
 impl Watched for Pod {
     const KIND: &'static str = "Pod";
+    const PLURAL: &'static str = "pods";
     const SHOWN_AS: Option<Kind> = None;
     fn config() -> watcher::Config {
         watcher::Config::default().labels(LABEL_WORKFLOW_UID)

@@ -350,7 +350,7 @@ impl Workflows {
         }
         if !begun || self.hub.outbox.is_complete(Object::Workflow(workflow)) {
             let receipt = self.hub.outbox.position(&uid);
-            let released = self.cluster.release_workflow(workflow, receipt.as_ref());
+            let released = self.cluster.release(workflow, receipt.as_ref());
             return released.await.map(|()| None);
         }
         match Due::of(workflow, self.deletion_grace, &*self.clock) {
@@ -359,7 +359,7 @@ impl Workflows {
             Due::Now => {
                 self.metrics.count_let_go();
                 self.warnings.let_go(workflow, self.deletion_grace);
-                let released = self.cluster.release_workflow(workflow, None);
+                let released = self.cluster.release(workflow, None);
                 released.await.map(|()| None)
             }
         }

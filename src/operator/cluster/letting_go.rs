@@ -3,88 +3,44 @@
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use super::{CallError, Cluster, error::found, finalizers_patch};
+use super::{CallError, Cluster, finalizers_patch};
 use crate::{
-    api::{ANNOTATION_MIRRORED, FINALIZER_EVENTS, MirrorPosition, TaskExecution, Workflow},
-    operator::index::{Key, key_of},
+    api::{ANNOTATION_MIRRORED, FINALIZER_EVENTS, MirrorPosition},
+    operator::{
+        index::{Key, key_of},
+        watch::Watched,
+    },
 };
 
 impl Cluster {
-    /// Takes our finalizer from a task execution. If its events are in the stream, `receipt` says
-    /// where.
+    /// Takes our finalizer from an object. If its events are in the stream, `receipt` says where.
     ///
     /// # Errors
     /// See [`CallError`]; a conflict too.
-    pub async fn release_execution(
+    pub async fn release<K: Watched>(
         &self,
-        execution: &TaskExecution,
+        object: &K,
         receipt: Option<&MirrorPosition>,
     ) -> Result<(), CallError> {
-        let patch = let_go_patch(execution, receipt);
-        let key = key_of(execution);
-        let written = self
-            .patch::<TaskExecution>(&key, "taskexecutions", &patch)
-            .await;
-        self.take_execution(&key, execution.metadata.uid.as_deref(), written)
+        let key = key_of(object);
+        let patch = let_go_patch(object, receipt);
+        let written = self.patch::<K>(&key, &patch).await;
+        self.take(&key, object.uid().as_deref(), written)
     }
 
-    /// Takes our finalizer from a workflow. If its events are in the stream, `receipt` says where.
-    ///
-    /// # Errors
-    /// See [`CallError`]; a conflict too.
-    pub async fn release_workflow(
-        &self,
-        workflow: &Workflow,
-        receipt: Option<&MirrorPosition>,
-    ) -> Result<(), CallError> {
-        let patch = let_go_patch(workflow, receipt);
-        let written = self
-            .patch::<Workflow>(&key_of(workflow), "workflows", &patch)
-            .await;
-        self.take_workflow(workflow, written)
-    }
-
-    /// Writes where the stream has the events of a task execution that was let go.
+    /// Writes where the stream has the events of an object that was let go.
     ///
     /// # Errors
     /// See [`CallError`]; a conflict if the name is another object's.
-    pub async fn record_execution_receipt(
+    pub async fn record_receipt<K: Watched>(
         &self,
         key: &Key,
         uid: &str,
         receipt: &MirrorPosition,
     ) -> Result<(), CallError> {
-        let patch = receipt_patch(uid, receipt);
-        let written = self
-            .patch::<TaskExecution>(key, "taskexecutions", &patch)
-            .await?;
-        self.hub.execution(written);
+        let written = self.patch::<K>(key, &receipt_patch(uid, receipt)).await?;
+        written.seen(&self.hub);
         Ok(())
-    }
-
-    /// Writes where the stream has the events of a workflow that was let go.
-    ///
-    /// # Errors
-    /// See [`CallError`]; a conflict if the name is another object's.
-    pub async fn record_workflow_receipt(
-        &self,
-        key: &Key,
-        uid: &str,
-        receipt: &MirrorPosition,
-    ) -> Result<(), CallError> {
-        let patch = receipt_patch(uid, receipt);
-        let written = self.patch::<Workflow>(key, "workflows", &patch).await?;
-        self.hub.workflow(written);
-        Ok(())
-    }
-
-    /// What the API server has of a workflow now.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn fetch_workflow(&self, key: &Key) -> Result<Option<Workflow>, CallError> {
-        let api = self.api::<Workflow>(key);
-        found(self.call("get", "workflows", &key.1, api.get(&key.1)).await)
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     index::{Key, key_of},
     metrics::Metrics,
     unparsable::Unparsable,
+    watch::Watched,
 };
 use crate::api::{
     FINALIZER_EVENTS, FINALIZER_OUTCOME, Stop, TaskExecution, TaskExecutionStatus, Workflow,
@@ -94,11 +95,7 @@ impl Cluster {
                 api.replace_status(&name, &PostParams::default(), &wanted),
             )
             .await;
-        self.take_execution(
-            &key_of(execution),
-            execution.metadata.uid.as_deref(),
-            written,
-        )
+        self.take(&key_of(execution), execution.uid().as_deref(), written)
     }
 
     /// Asks a task execution to end.
@@ -108,25 +105,23 @@ impl Cluster {
     pub async fn stop_execution(&self, key: &Key, stop: &Stop) -> Result<(), CallError> {
         let known = self.hub.index.execution(key);
         let patch = json!({"spec": {"stop": stop}});
-        let written = self
-            .patch::<TaskExecution>(key, "taskexecutions", &patch)
-            .await;
+        let written = self.patch::<TaskExecution>(key, &patch).await;
         let uid = known.and_then(|known| known.metadata.uid.clone());
-        self.take_execution(key, uid.as_deref(), written)
+        self.take(key, uid.as_deref(), written)
     }
 
     /// The answer to a write. That the object is gone the watch may have missed; one that was
     /// made under its name meanwhile stays.
-    fn take_execution(
+    fn take<K: Watched>(
         &self,
         key: &Key,
         uid: Option<&str>,
-        written: Result<TaskExecution, CallError>,
+        written: Result<K, CallError>,
     ) -> Result<(), CallError> {
         if written.as_ref().is_err_and(CallError::is_not_found) && uid.is_some() {
-            self.hub.execution_gone(key, uid);
+            K::gone(&self.hub, key, uid);
         }
-        written.map(|written| self.hub.execution(written))
+        written.map(|written| written.seen(&self.hub))
     }
 
     /// What the API server has of a task execution now.
@@ -134,9 +129,20 @@ impl Cluster {
     /// # Errors
     /// See [`CallError`].
     pub async fn fetch_execution(&self, key: &Key) -> Result<Option<TaskExecution>, CallError> {
-        let api = self.api::<TaskExecution>(key);
-        let asked = self.call("get", "taskexecutions", &key.1, api.get(&key.1));
-        found(asked.await)
+        self.fetch(key).await
+    }
+
+    /// What the API server has of a workflow now.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn fetch_workflow(&self, key: &Key) -> Result<Option<Workflow>, CallError> {
+        self.fetch(key).await
+    }
+
+    async fn fetch<K: Watched>(&self, key: &Key) -> Result<Option<K>, CallError> {
+        let api = self.api::<K>(key);
+        found(self.call("get", K::PLURAL, &key.1, api.get(&key.1)).await)
     }
 
     /// Writes a workflow's status, guarded by the resourceVersion of `workflow`.
@@ -160,7 +166,7 @@ impl Cluster {
                 api.replace_status(&name, &PostParams::default(), &wanted),
             )
             .await;
-        self.take_workflow(workflow, written)
+        self.take(&key_of(workflow), workflow.uid().as_deref(), written)
     }
 
     /// Puts our finalizer on a workflow.
@@ -170,27 +176,10 @@ impl Cluster {
     pub async fn hold_workflow(&self, workflow: &Workflow) -> Result<(), CallError> {
         let mut finalizers = workflow.finalizers().to_vec();
         finalizers.push(FINALIZER_EVENTS.to_owned());
-        let written = self
-            .patch::<Workflow>(
-                &key_of(workflow),
-                "workflows",
-                &finalizers_patch(workflow, &finalizers),
-            )
-            .await;
-        self.take_workflow(workflow, written)
-    }
-
-    /// As for task executions.
-    fn take_workflow(
-        &self,
-        before: &Workflow,
-        written: Result<Workflow, CallError>,
-    ) -> Result<(), CallError> {
-        if written.as_ref().is_err_and(CallError::is_not_found) {
-            let uid = before.metadata.uid.as_deref();
-            self.hub.workflow_gone(&key_of(before), uid);
-        }
-        written.map(|written| self.hub.workflow(written))
+        let key = key_of(workflow);
+        let patch = finalizers_patch(workflow, &finalizers);
+        let written = self.patch::<Workflow>(&key, &patch).await;
+        self.take(&key, workflow.uid().as_deref(), written)
     }
 
     /// Creates a pod.
@@ -308,8 +297,7 @@ impl Cluster {
     /// # Errors
     /// See [`CallError`].
     pub async fn fetch_pod(&self, key: &Key) -> Result<Option<Pod>, CallError> {
-        let api = self.api::<Pod>(key);
-        let pod = found(self.call("get", "pods", &key.1, api.get(&key.1)).await)?;
+        let pod: Option<Pod> = self.fetch(key).await?;
         if let Some(pod) = &pod {
             self.hub.pod(pod.clone());
         }
@@ -369,26 +357,15 @@ impl Cluster {
         &self.client
     }
 
-    async fn patch<K>(
+    async fn patch<K: Watched>(
         &self,
         key: &Key,
-        resource: &'static str,
         patch: &serde_json::Value,
-    ) -> Result<K, CallError>
-    where
-        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned,
-    {
+    ) -> Result<K, CallError> {
         let api = self.api::<K>(key);
-        self.call(
-            "patch",
-            resource,
-            &key.1,
-            api.patch(&key.1, &PatchParams::default(), &Patch::Merge(patch)),
-        )
-        .await
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let patched = api.patch(&key.1, &params, &patch);
+        self.call("patch", K::PLURAL, &key.1, patched).await
     }
 
     fn api<K>(&self, key: &Key) -> Api<K>

@@ -32,9 +32,7 @@ impl Cluster {
     /// See [`CallError`].
     pub async fn suspend_execution(&self, key: &Key, suspend: bool) -> Result<(), CallError> {
         let patch = json!({"spec": {"suspend": suspend}});
-        let written = self
-            .patch::<TaskExecution>(key, "taskexecutions", &patch)
-            .await?;
+        let written = self.patch::<TaskExecution>(key, &patch).await?;
         self.hub.execution(written);
         Ok(())
     }
