@@ -362,6 +362,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_end_that_was_lost_is_told_again_after_what_its_tasks_lost() {
+        // So many messages are left of: the run's start, the task's two, the run's end.
+        for left in 0..4 {
+            let (hub, bus) = hub();
+            let completed = json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
+            let ended = workflow("Succeeded", json!([started(), completed]));
+            hub.workflow(ended.clone());
+            hub.execution(execution("Succeeded"));
+            settle(&hub).await;
+            assert_eq!(bus.messages().len(), 4);
+            bus.lose(left);
+            // Nobody has noticed, and somebody's write makes both look again: nothing is to be told.
+            publish(&hub, Mirrored::Workflow(("n".into(), "w".into()))).await;
+            assert!(hub.outbox.mirror().unwrap().refresh().await);
+            // It is noticed, and the run comes before its task.
+            publish(&hub, Mirrored::Workflow(("n".into(), "w".into()))).await;
+            hub.start_over();
+            settle(&hub).await;
+            let told = bus.messages();
+            let told: Vec<_> = told.iter().map(|message| message.id.as_str()).collect();
+            assert_eq!(told, ["wu:1", "tu:1", "tu:2", "wu:2"], "{left} were left");
+            assert!(hub.outbox.is_complete(Object::Workflow(&ended)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_cancelled_run_says_so_before_its_tasks_have_ended() {
         let (hub, bus) = hub();
         let cancelled = json!({"seq": 2, "event": "cancelled", "at": "2026-01-01T00:00:02Z"});

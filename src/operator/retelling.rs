@@ -397,6 +397,65 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_the_stream_lost_while_no_operator_ran_is_told_again() {
+        for grown in [0, 9] {
+            let bus = Arc::new(MemoryBus::default());
+            let first = Installation::new(bus.clone(), |_| receipt("none", 1));
+            first.settle().await;
+            let told = first.told();
+            let place = |name: &str| {
+                let uid = if name == "w" { "wu" } else { name };
+                let place = told.iter().position(|id| *id == format!("{uid}:2"));
+                receipt("incarnation 1", place.unwrap() as u64 + 1)
+            };
+            bus.lose(3);
+            // Others may have written since: the stream looks as long as it was.
+            for number in 0..grown {
+                let stranger = crate::ports::Message {
+                    subject: format!("compozy.events.task.instance.other{number}.started"),
+                    filter: format!("compozy.events.task.instance.other{number}.>"),
+                    id: format!("other{number}:1"),
+                    ..bus.messages()[0].clone()
+                };
+                crate::ports::Bus::publish(&*bus, &stranger, 0)
+                    .await
+                    .unwrap();
+            }
+            let restarted = Installation::new(bus, place);
+            restarted.settle().await;
+            let mut again = restarted.told();
+            again.retain(|id| !id.starts_with("other"));
+            assert_eq!(again.last().map(String::as_str), Some("wu:2"), "{again:?}");
+            again.sort();
+            assert_eq!(again, ["t1:1", "t1:2", "t2:1", "t2:2", "wu:1", "wu:2"]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receipt_that_is_just_being_written_does_not_settle_a_loss() {
+        let bus = Arc::new(MemoryBus::default());
+        let installation = Installation::new(bus.clone(), |_| receipt("none", 1));
+        installation.settle().await;
+        let hub = &installation.hub;
+        // Told and held, until the write that lets it go is answered.
+        let mut held = run(&receipt("none", 1));
+        held["metadata"]["uid"] = json!("w2");
+        held["metadata"]["name"] = json!("w2");
+        let mut let_go = held.clone();
+        held["metadata"]["finalizers"] = json!([crate::api::FINALIZER_EVENTS]);
+        hub.workflow(serde_json::from_value(held).unwrap());
+        let next = hub.mirrored.next().await;
+        crate::operator::publishing::publish(hub, next.clone()).await;
+        hub.mirrored.done(&next);
+        bus.delete_stream();
+        assert!(hub.outbox.mirror().unwrap().refresh().await);
+        hub.start_over();
+        let_go["metadata"]["resourceVersion"] = json!("6");
+        hub.workflow(serde_json::from_value(let_go).unwrap());
+        assert!(hub.outbox.is_owed("w2"));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_object_that_is_gone_is_owed_nothing() {
         let bus = Arc::new(MemoryBus::default());
         let installation = Installation::new(bus, |_| receipt("none", 1));
