@@ -85,12 +85,18 @@ impl Outbox {
 
     /// Whether the first event of an object is in the stream. Without a mirror nothing waits.
     pub fn has_begun(&self, uid: &str) -> bool {
+        self.begun_in(uid).is_some()
+    }
+
+    /// In which epoch of the stream the first event of an object is, if that is this one.
+    pub fn begun_in(&self, uid: &str) -> Option<u64> {
         let Some(epoch) = self.epoch() else {
-            return true;
+            return Some(0);
         };
         let state = self.lock();
         let known = state.progress.get(uid).map(|published| &published.progress);
-        known.is_some_and(|progress| progress.epoch == epoch && progress.has_begun())
+        let begun = |progress: &&Progress| progress.epoch == epoch && progress.has_begun();
+        known.filter(begun).map(|_| epoch)
     }
 
     /// How far the object's events are, for its next status write.

@@ -50,7 +50,7 @@ async fn publish_execution(hub: &Hub, key: &Key) -> Option<Duration> {
 /// Publishes a run, as far as its tasks are told.
 pub async fn publish_run(hub: &Hub, key: &Key, workflow: &Workflow) -> Option<Duration> {
     let uid = workflow.metadata.uid.as_deref().unwrap_or_default();
-    let begun = hub.outbox.has_begun(uid);
+    let begun = hub.outbox.begun_in(uid);
     let retry_after = match end_may_be_told(hub, key, workflow).await {
         Ok(when) => hub.outbox.publish(Object::Workflow(workflow), when).await,
         Err(wait) => {
@@ -62,7 +62,9 @@ pub async fn publish_run(hub: &Hub, key: &Key, workflow: &Workflow) -> Option<Du
             hub.outbox.publish(unended, When::Always).await.or(wait)
         }
     };
-    if !begun && hub.outbox.has_begun(uid) {
+    // In an epoch that began meanwhile its tasks wait anew.
+    let now_begun = hub.outbox.begun_in(uid);
+    if now_begun.is_some() && now_begun != begun {
         wake_tasks(hub, key, uid);
     }
     retry_after
@@ -204,7 +206,7 @@ mod tests {
         },
         ports::{
             Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity,
-            memory::MemoryBus,
+            memory::{Fault, MemoryBus},
         },
     };
 
@@ -277,25 +279,45 @@ mod tests {
         );
     }
 
-    /// A bus on which the run ends just while its last task's end is being published.
+    /// A bus on which something else is published just while a message is under way.
     #[derive(Default)]
-    struct EndingMeanwhile {
+    struct Meanwhile {
         bus: MemoryBus,
         hub: std::sync::OnceLock<Arc<Hub>>,
+        /// Which message; and what becomes of the run first.
+        when: std::sync::Mutex<Option<(&'static str, Option<Workflow>)>>,
+    }
+
+    impl Meanwhile {
+        fn hub() -> (Arc<Hub>, Arc<Meanwhile>) {
+            let bus = Arc::new(Meanwhile::default());
+            let metrics = MirrorMetrics::register(&mut Registry::default());
+            let mirror = Mirror::new(bus.clone(), Subjects::new("compozy"), metrics);
+            let hub = Arc::new(Hub::new(Outbox::new(Some(mirror))));
+            bus.hub.set(hub.clone()).ok().unwrap();
+            (hub, bus)
+        }
+
+        fn expect(&self, message: &'static str, run: Option<Workflow>) {
+            *self.when.lock().unwrap() = Some((message, run));
+        }
     }
 
     #[async_trait::async_trait]
-    impl Bus for EndingMeanwhile {
+    impl Bus for Meanwhile {
         async fn publish(
             &self,
             message: &Message,
             expected_last: u64,
         ) -> Result<PublishAck, PublishError> {
-            if message.subject.ends_with("task.instance.tu.completed") {
+            let now = self
+                .when
+                .lock()
+                .unwrap()
+                .take_if(|(awaited, _)| *awaited == message.id);
+            if let Some((_, run)) = now {
                 let hub = self.hub.get().unwrap();
-                let completed =
-                    json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
-                hub.workflow(workflow("Succeeded", json!([started(), completed])));
+                run.into_iter().for_each(|run| hub.workflow(run));
                 let next = hub.mirrored.next().await;
                 super::publish(hub, next.clone()).await;
                 hub.mirrored.done(&next);
@@ -315,13 +337,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_run_that_ends_while_its_last_task_is_published_is_told_to_its_end() {
-        let bus = Arc::new(EndingMeanwhile::default());
-        let metrics = MirrorMetrics::register(&mut Registry::default());
-        let mirror = Mirror::new(bus.clone(), Subjects::new("compozy"), metrics);
-        let hub = Arc::new(Hub::new(Outbox::new(Some(mirror))));
-        bus.hub.set(hub.clone()).ok().unwrap();
+        let (hub, bus) = Meanwhile::hub();
         hub.workflow(workflow("Running", json!([started()])));
         settle(&hub).await;
+        let completed = json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
+        let ended = workflow("Succeeded", json!([started(), completed]));
+        bus.expect("tu:2", Some(ended));
         hub.execution(execution("Succeeded"));
         settle(&hub).await;
         let last = bus.bus.messages().pop().unwrap();
@@ -329,6 +350,27 @@ mod tests {
             last.subject,
             "compozy.events.workflow.instance.wu.completed"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_finds_the_stream_anew_just_before_its_run_does_is_told() {
+        let (hub, bus) = Meanwhile::hub();
+        hub.workflow(workflow("Running", json!([started()])));
+        settle(&hub).await;
+        // The task cannot be told, and then the stream is gone: asked for by the run.
+        let refused = PublishError::Unavailable("x".to_owned());
+        bus.bus.fail_with([Fault::Refuse(refused)]);
+        hub.execution(execution("Succeeded"));
+        settle(&hub).await;
+        bus.bus.delete_stream();
+        bus.expect("wu:1", None);
+        hub.mirrored
+            .add(Mirrored::Execution(("n".into(), "t".into())));
+        publish(&hub, Mirrored::Workflow(("n".into(), "w".into()))).await;
+        settle(&hub).await;
+        let told = bus.bus.messages();
+        let told: Vec<_> = told.iter().map(|message| message.id.as_str()).collect();
+        assert_eq!(told, ["wu:1", "tu:1", "tu:2"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -344,11 +386,6 @@ mod tests {
         bus.delete_stream();
         hub.workflow(ended.clone());
         settle(&hub).await;
-        assert!(!hub.outbox.is_complete(Object::Workflow(&ended)));
-        assert!(
-            !hub.outbox
-                .is_complete(Object::Task(&execution("Succeeded")))
-        );
         assert!(hub.outbox.mirror().unwrap().refresh().await);
         hub.start_over();
         settle(&hub).await;
