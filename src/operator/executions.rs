@@ -147,7 +147,7 @@ impl Executions {
         let pod = self.hub.index.pod(&pod_key(key, attempt));
         let pods = self.hub.index.pods_of(key);
         let view = pod.as_deref().map_or(PodView::Unseen, PodView::Present);
-        let outliving = self.outlives_its_run(key, execution);
+        let outliving = !is_ended(execution) && self.run_is_over(key, execution).await?;
         let outliving = outliving.then(|| attempt::outliving(execution));
         let execution = outliving.as_ref().unwrap_or(execution);
         let plan = self.decide(execution, view, &pods);
@@ -157,13 +157,6 @@ impl Executions {
         let found = self.cluster.fetch_pod(&pod_key(key, asked)).await?;
         let view = found.as_ref().map_or(PodView::Gone, PodView::Present);
         Ok(self.decide(execution, view, &pods))
-    }
-
-    /// Whether the execution has not ended, but its run has. One whose run is gone altogether is
-    /// deleted with it.
-    fn outlives_its_run(&self, key: &Key, execution: &TaskExecution) -> bool {
-        let run = self.run_of(key, execution);
-        !is_ended(execution) && run.is_some_and(|run| is_over(&run))
     }
 
     /// The run that an execution belongs to, if it is known.

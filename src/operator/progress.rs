@@ -209,11 +209,13 @@ impl Progress {
         lock(&self.unanswered).clone().into_iter().collect()
     }
 
-    /// Whether no task execution can be there that an earlier leader created and that was not
-    /// seen: it would be of a task that was to start.
+    /// Whether no task execution can be there that was not seen. One that an earlier leader created
+    /// would be of a task that was to start.
     pub fn all_seen(&self) -> bool {
         let all_started = |run: &Run| !run.has_ready();
-        !self.inherited || matches!(&self.graph, Ok((_, run)) if all_started(run))
+        let inherits_none =
+            !self.inherited || matches!(&self.graph, Ok((_, run)) if all_started(run));
+        inherits_none && lock(&self.unanswered).is_empty()
     }
 
     /// The API server was asked for all task executions.

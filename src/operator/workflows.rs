@@ -121,7 +121,6 @@ impl Workflows {
         progress: &mut Progress,
     ) -> Result<Plan, CallError> {
         self.catch_up(key, progress).await?;
-        self.repeat_creations(key, progress).await?;
         let plan = self.plan(key, workflow, progress);
         self.apply_all(key, workflow, progress, &plan.steps).await?;
         Ok(plan)
@@ -162,30 +161,34 @@ impl Workflows {
         Ok(())
     }
 
-    /// A creation that was not answered is sent again, whatever was decided since: the API server
-    /// may still do the first one, and only when it has the task execution is it known that the
-    /// task began.
-    async fn repeat_creations(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
-        let unanswered = progress.unanswered();
-        if unanswered.is_empty() {
-            return Ok(());
+    /// Takes in what no watch has shown. A creation that was not answered is sent again: the API
+    /// server may still do the first one, and only its answer tells whether the task began.
+    async fn confirm_tasks(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
+        for (task, sent) in progress.unanswered() {
+            match self.create(key, progress, task, &sent).await {
+                Err(error) if error.code().is_none() => return Err(error),
+                // A webhook may be away for long, and the run must be able to end.
+                Err(_) => self.look_for(&sibling(key, &sent.name_any())).await?,
+                Ok(()) => {}
+            }
+            progress.answered(task);
         }
-        let unanswered = unanswered.iter().map(|(task, sent)| (*task, sent));
-        self.create_all(key, progress, unanswered).await?;
-        self.catch_up(key, progress).await
+        if !progress.all_seen() {
+            for name in self.cluster.list_executions(key, progress.uid()).await? {
+                self.look_for(&sibling(key, &name)).await?;
+            }
+            progress.confirmed();
+        }
+        Ok(())
     }
 
-    /// Takes in what an earlier leader created and no watch has shown.
-    async fn confirm_tasks(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
-        for name in self.cluster.list_executions(key, progress.uid()).await? {
-            let execution = sibling(key, &name);
-            if self.hub.index.execution(&execution).is_none()
-                && let Some(found) = self.cluster.fetch_execution(&execution).await?
-            {
-                self.hub.execution(found);
-            }
+    /// Takes in a task execution that is not known, if it is there.
+    async fn look_for(&self, execution: &Key) -> Result<(), CallError> {
+        if self.hub.index.execution(execution).is_none()
+            && let Some(found) = self.cluster.fetch_execution(execution).await?
+        {
+            self.hub.execution(found);
         }
-        progress.confirmed();
         Ok(())
     }
 

@@ -117,14 +117,17 @@ pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
     )
 }
 
-/// A task execution that has not ended while its run has: it was created by a request that nobody
-/// knew of any more. No pod of it may start, and it is asked to end.
+/// A task execution that has not ended while its run has, or is gone: it was created by a request
+/// that nobody knew of any more. No pod of it may start, and it is asked to end.
 pub fn outliving(te: &TaskExecution) -> TaskExecution {
     let mut te = te.clone();
-    te.spec.stop.get_or_insert_with(|| Stop {
-        code: ErrorCode::Cancelled.as_str().to_owned(),
-        reason: "its run has ended".to_owned(),
-    });
+    let deleted = te.metadata.deletion_timestamp.is_some();
+    if !deleted && te.spec.stop.is_none() {
+        te.spec.stop = Some(Stop {
+            code: ErrorCode::Cancelled.as_str().to_owned(),
+            reason: "its run is over".to_owned(),
+        });
+    }
     te
 }
 

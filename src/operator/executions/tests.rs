@@ -83,6 +83,7 @@ async fn a_pod_of_somebody_else_under_our_name_is_shown_and_looked_for_again() {
     let answering = server.clone();
     let executions = executions(move |asked| answering.answer(asked));
     let (hub, key) = (executions.hub.clone(), key());
+    hub.workflow(run("Running"));
     hub.execution(execution());
 
     let again = executions.reconcile(&key).await.unwrap().unwrap();
@@ -118,6 +119,12 @@ fn run(phase: &str) -> Workflow {
 
 #[tokio::test(start_paused = true)]
 async fn an_execution_that_comes_after_its_run_has_ended_is_cancelled_without_a_pod() {
+    for gone in [false, true] {
+        comes_after_its_run(gone).await;
+    }
+}
+
+async fn comes_after_its_run(gone: bool) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = asked.clone();
     let executions = executions(move |asked| {
@@ -128,16 +135,25 @@ async fn an_execution_that_comes_after_its_run_has_ended_is_cancelled_without_a_
             _ => (200, stored(asked.body)),
         }
     });
-    executions.hub.workflow(run("Cancelled"));
+    if !gone {
+        executions.hub.workflow(run("Cancelled"));
+    }
     executions.hub.execution(execution());
     executions.reconcile(&key()).await.unwrap();
     let known = executions.hub.index.execution(&key()).unwrap();
     let status = known.status.clone().unwrap();
     assert_eq!(status.phase, TaskPhase::Cancelled);
-    assert_eq!(status.message.as_deref(), Some("its run has ended"));
+    assert_eq!(status.message.as_deref(), Some("its run is over"));
     assert_eq!(known.spec.stop, None, "that is the run's to write");
-    // The pod is asked for, the end is written, the finalizer goes.
-    assert_eq!(*asked.lock().unwrap(), ["GET", "PUT", "PATCH"]);
+    // The pod is asked for, the end is written, the finalizer goes; a run that is not known is
+    // asked for each time.
+    let asked = asked.lock().unwrap().concat();
+    let expected = if gone {
+        "GETGETPUTGETPATCH"
+    } else {
+        "GETPUTPATCH"
+    };
+    assert_eq!(asked, expected);
 }
 
 fn orphan() -> Value {

@@ -21,6 +21,8 @@ struct Server {
     executions: BTreeMap<String, Value>,
     /// So many creations are done and not answered.
     unanswered: usize,
+    /// A webhook that looks at creations is away.
+    webhook_away: bool,
     asked: Vec<String>,
 }
 
@@ -55,6 +57,9 @@ impl Server {
 
     fn create(&mut self, mut body: Value) -> Answer {
         let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+        if self.webhook_away {
+            return refusal(500, "InternalError");
+        }
         if self.executions.contains_key(&name) {
             return refusal(409, "AlreadyExists");
         }
@@ -170,7 +175,7 @@ impl Installation {
 
 #[tokio::test(start_paused = true)]
 async fn a_creation_without_an_answer_is_sent_again_before_the_run_may_end() {
-    let installation = Installation::new(run(begun()));
+    let installation = Installation::new(run(Value::Null));
     installation.server.lock().unwrap().unanswered = 1;
     installation.reconcile().await.unwrap_err();
     installation.cancel();
@@ -189,6 +194,17 @@ async fn a_creation_without_an_answer_is_sent_again_before_the_run_may_end() {
             format!("PATCH {name}"),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_can_create_nothing_can_be_cancelled() {
+    let installation = Installation::new(run(begun()));
+    installation.server.lock().unwrap().webhook_away = true;
+    installation.reconcile().await.unwrap_err();
+    installation.cancel();
+    installation.watch();
+    installation.reconcile().await.unwrap();
+    assert_eq!(installation.phase(), RunPhase::Cancelled);
 }
 
 #[tokio::test(start_paused = true)]
