@@ -261,7 +261,7 @@ impl Life<'_> {
                 self.node_lost(lost.how, at).map(|act| (at, act))
             }
             Fate::Deleted(soon) => Some((later(since, Some(soon.after)), Act::Delete)),
-            Fate::Vanishes(soon) => Some((later(since, Some(soon.after)), Act::Strip)),
+            Fate::Vanishes(fate) => Some((later(since, Some(fate.after)), Act::Strip)),
             Fate::Overstays(soon) => {
                 let at = later(since, Some(soon.after));
                 let text = "Pod was active on the node longer than the specified deadline";

@@ -96,7 +96,7 @@ pub enum Fate {
     /// Somebody deletes the pod while it runs.
     Deleted(Soon),
     /// Somebody takes the pod away, finalizer and all, while it runs.
-    Vanishes(Soon),
+    Vanishes(Vanishes),
     /// The pod is active longer than its `activeDeadlineSeconds`.
     Overstays(Soon),
 }
@@ -148,6 +148,17 @@ pub struct Soon {
     /// How long after it.
     #[serde(default = "one_second")]
     pub after: Duration,
+}
+
+/// A pod that somebody takes away.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Vanishes {
+    /// How long after the program's start.
+    #[serde(default = "one_second")]
+    pub after: Duration,
+    /// For so long a pod of somebody else has its name then.
+    pub name_taken: Option<Duration>,
 }
 
 /// A pod that has to leave.

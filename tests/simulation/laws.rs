@@ -326,7 +326,10 @@ impl Laws {
         };
         let status = execution.status.clone().unwrap_or_default();
         let runs = matches!(status::main_state(&pod), status::Main::Running(_));
-        let decided = status.phase.is_final() || status.stopping.is_some();
+        let failures = status.failures.application + status.failures.infrastructure;
+        // One that comes after its attempt was recorded is not wanted any more.
+        let late = attempt(&pod) <= failures;
+        let decided = status.phase.is_final() || status.stopping.is_some() || late;
         let asked = pod.metadata.deletion_timestamp.is_some();
         if runs && !decided && !asked && owner(&pod) == execution.uid() {
             let what = format!("{} runs, and no decision is recorded", pod.name_any());

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     corpus::script::{
         Attempt, Before, Evicted, Evictor, Exits, Fate, Hangs, Lack, Loss, NeverStarts, NodeLost,
-        Nothing, Reason, Soon, Succeeds,
+        Nothing, Reason, Soon, Succeeds, Vanishes,
     },
     trace::fingerprint,
 };
@@ -290,7 +290,10 @@ fn fails(dice: &mut Rng) -> Fate {
         }),
         14 => Fate::InitFails(Nothing {}),
         15 => Fate::Deleted(soon(dice)),
-        16 => Fate::Vanishes(soon(dice)),
+        16 => Fate::Vanishes(Vanishes {
+            after: soon(dice).after,
+            name_taken: None,
+        }),
         17 => Fate::Overstays(soon(dice)),
         18 => Fate::Hangs(Hangs {
             ignores_term: dice.bool(),

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use crate::corpus::{
     Case,
     kubelet::{self, status},
-    script::Attempt,
+    script::{Attempt, Fate, Vanishes},
 };
 
 /// How long a pod that is deleted may take, in seconds.
@@ -55,10 +55,9 @@ impl<'a> Pods<'a> {
             .flatten();
         for (number, attempt) in (1..).zip(attempts) {
             if let Some(span) = attempt.before.name_taken {
-                let mut pod = Pod::default();
-                pod.metadata.name = Some(name(te, number));
-                self.foreign
-                    .insert(name(te, number), (pod, now.after(span.get())));
+                let name = name(te, number);
+                let taken = (foreign(&name), now.after(span.get()));
+                self.foreign.insert(name, taken);
             }
         }
     }
@@ -133,6 +132,15 @@ impl<'a> Pods<'a> {
             while let Some((_, act)) = kubelet::next(attempt, pod).filter(|(at, _)| *at <= now) {
                 happened = true;
                 if apply(pod, act, now) {
+                    if let Fate::Vanishes(Vanishes {
+                        name_taken: Some(span),
+                        ..
+                    }) = attempt.fate
+                    {
+                        let taken = foreign(&pod.name_any());
+                        self.foreign
+                            .insert(pod.name_any(), (taken, now.after(span.get())));
+                    }
                     break;
                 }
             }
@@ -152,6 +160,13 @@ impl<'a> Pods<'a> {
     fn drop_unheld(&mut self) {
         self.pods.retain(|_, (pod, _)| !is_gone(pod));
     }
+}
+
+/// A pod of somebody else.
+fn foreign(name: &str) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.name = Some(name.to_owned());
+    pod
 }
 
 fn name(te: &TaskExecution, number: u32) -> String {
