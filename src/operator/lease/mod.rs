@@ -34,6 +34,8 @@ pub struct Lease {
     metrics: Arc<Metrics>,
     view: View,
     fence: Fence,
+    /// When the first renewal was sent of those that were not answered since the last that was.
+    unanswered: Option<Instant>,
 }
 
 /// Why the lease could not be read or written.
@@ -74,6 +76,7 @@ impl Lease {
             metrics,
             view: View::new(identity),
             fence: Fence::default(),
+            unanswered: None,
         }
     }
 
@@ -179,24 +182,47 @@ impl Lease {
     }
 
     async fn renew(&mut self) -> Result<(), Failure> {
+        if let Some(first) = self.unanswered {
+            self.find_out(first).await?;
+        }
         let sent = Instant::now();
-        let left = self.fence.left().unwrap_or_default();
-        let bound = left.min(self.terms.call_timeout);
+        let bound = self.bound();
         let record = self.view.renewed(&self.terms, self.clock.now());
+        let first = *self.unanswered.get_or_insert(sent);
         match self.write(record, bound).await {
             Ok(()) => {
+                self.unanswered = None;
                 self.fence.open_until(sent + self.terms.trusted);
                 Ok(())
             }
             Err(error) if error.is_stale() => {
-                self.look(bound).await?;
-                match self.view.stranger() {
-                    Some(holder) => Err(Failure::Lost(holder)),
-                    None => Err(Failure::Overtaken),
-                }
+                self.find_out(first).await?;
+                Err(Failure::Overtaken)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// How long a call may take now.
+    fn bound(&self) -> Duration {
+        let left = self.fence.left().unwrap_or_default();
+        left.min(self.terms.call_timeout)
+    }
+
+    /// Looks who wrote the lease last. That may have been this process: a renewal whose answer
+    /// was lost or late counts from when the first of them was sent, so that an API server with
+    /// too much to do, which does what it is asked but late, costs nobody the lead.
+    async fn find_out(&mut self, first: Instant) -> Result<(), Failure> {
+        let before = self.view.renewed_at().cloned();
+        self.look(self.bound()).await?;
+        if let Some(holder) = self.view.stranger() {
+            return Err(Failure::Lost(holder));
+        }
+        if self.view.renewed_at() != before.as_ref() {
+            self.unanswered = None;
+            self.fence.open_until(first + self.terms.trusted);
+        }
+        Ok(())
     }
 
     async fn look(&mut self, bound: Duration) -> Result<(), Failure> {

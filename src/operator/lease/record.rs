@@ -34,9 +34,9 @@ impl Terms {
             seconds,
             duration,
             trusted: duration - duration / 5,
-            renew_every: duration / 3,
-            call_timeout: duration / 5,
-            retry_pause: duration / 15,
+            renew_every: duration / 5,
+            call_timeout: duration / 3,
+            retry_pause: duration / 30,
         }
     }
 }
@@ -96,6 +96,12 @@ impl View {
         (!self.is_ours(lease)).then(|| holder(lease).unwrap_or_default().to_owned())
     }
 
+    /// What the record says of its last renewal.
+    pub(super) fn renewed_at(&self) -> Option<&MicroTime> {
+        let record = self.object.as_ref()?.spec.as_ref()?;
+        record.renew_time.as_ref()
+    }
+
     /// How often the lease has changed hands.
     pub(super) fn transitions(&self) -> i32 {
         let record = self.object.as_ref().and_then(|lease| lease.spec.as_ref());
@@ -130,8 +136,7 @@ impl View {
 
     /// The time, but never that of the record seen last: others would not see a renewal.
     fn later_than_seen(&self, now: jiff::Timestamp) -> MicroTime {
-        let record = self.object.as_ref().and_then(|lease| lease.spec.as_ref());
-        let seen = record.and_then(|record| record.renew_time.as_ref());
+        let seen = self.renewed_at();
         let moment = jiff::SignedDuration::from_micros(1);
         let next = seen.and_then(|seen| seen.0.checked_add(moment).ok());
         micros(next.map_or(now, |next| next.max(now)))
