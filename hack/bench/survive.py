@@ -147,7 +147,7 @@ def take_over(bench):
 def until_held(operators):
     """The identity of the one that holds the lease."""
     until = time.monotonic() + 60
-    while (holder := HostOperator.holder()) not in {one.identity for one in operators}:
+    while (holder := operators[0].holder()) not in {one.identity for one in operators}:
         assert time.monotonic() < until, f"the lease is held by {holder}"
         time.sleep(0.05)
     return holder

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -17,13 +18,43 @@ NAMESPACES = pytest.StashKey[list]()
 
 
 @contextlib.contextmanager
-def _lock(kind):
-    """Among the test processes of this machine: one alone (LOCK_EX) or any number together (LOCK_SH)."""
+def _lock_file():
+    """Held among the test processes of this machine by one alone (LOCK_EX) or by any number together (LOCK_SH)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compozy-operator"
     path = Path(os.environ.get("COMPOZY_CACHE", cache)) / "e2e.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as held:
-        fcntl.flock(held, kind)
+        yield held
+
+
+def _see_to_operator(there):
+    if installation.operator_is_there() != there:
+        installation.scale(installation.OPERATOR, int(there))
+
+
+@contextlib.contextmanager
+def _together(with_operator):
+    """Any number of tests at once, all of them with the installed operator or all of them without."""
+    with _lock_file() as held:
+        while True:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            if installation.operator_is_there() == with_operator:
+                break
+            fcntl.flock(held, fcntl.LOCK_UN)
+            # Whoever comes first when nobody is left who wants it otherwise. Others must not queue for having it alone.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _see_to_operator(with_operator)
+                continue
+            time.sleep(0.5)
+        yield
+
+
+@contextlib.contextmanager
+def _alone():
+    with _lock_file() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        _see_to_operator(True)
         yield
 
 
@@ -36,20 +67,33 @@ def pytest_sessionstart(session):
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
         try:
             installation.install()
+            operator.allow_leases()
         except cluster.Refused as refused:
             pytest.exit(f"no installation to test: {refused}", returncode=3)
 
 
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        operator.forbid_leases()
+
+
+def _has_own_operator(node):
+    return node.get_closest_marker("own_operator") is not None
+
+
+def _is_alone(node):
+    return node.get_closest_marker("alone") is not None
+
+
 def pytest_collection_modifyitems(items):
     """Those that run alone come last: the others then share the machine from beginning to end."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    items.sort(key=lambda item: (_is_alone(item), _has_own_operator(item)))
 
 
 @pytest.fixture(autouse=True)
 def turn(request):
-    """A test that stops the operator or NATS runs alone, whatever runs in parallel otherwise."""
-    alone = request.node.get_closest_marker("alone")
-    with _lock(fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+    """Whose turn it is: a test that disturbs the installation runs alone, whatever runs in parallel otherwise."""
+    with _alone() if _is_alone(request.node) else _together(with_operator=not _has_own_operator(request.node)):
         yield
 
 
@@ -66,32 +110,49 @@ def namespace(request, turn):
 def nothing_stuck(request):
     """After all tests every namespace must be gone: no finalizer may hold one."""
     yield
-    with _lock(fcntl.LOCK_SH):
+    with _together(with_operator=True):
         cluster.wait_gone(request.config.stash[NAMESPACES])
 
 
 @pytest.fixture
-def subscriber(turn):
-    """An independent client of NATS with the read-only credentials, listening."""
-    with contextlib.closing(events.Subscriber(installation.nats_url(), *installation.secret("subscriber"))) as made:
+def subscriber(request, turn):
+    """An independent client of NATS with the read-only credentials, listening; of the test's own NATS if it has one."""
+    if _has_own_operator(request.node):
+        made = request.getfixturevalue("host_nats").subscriber()
+    else:
+        made = events.Subscriber(installation.nats_url(), *installation.secret("subscriber"))
+    with contextlib.closing(made):
         yield made
 
 
 @pytest.fixture
-def host_operator(turn, tmp_path):
-    """The operator as a process of this machine; the installed one is away meanwhile."""
-    installation.scale(installation.OPERATOR, 0)
-    try:
-        with contextlib.closing(operator.HostOperator(tmp_path)) as made:
-            yield made
-    finally:
-        installation.scale(installation.OPERATOR, 1)
+def host_flags(request, turn):
+    """What the operator on this machine is started with: as the installed one, or for the test's namespace alone."""
+    if not _has_own_operator(request.node):
+        return {}
+    namespace, host_nats = map(request.getfixturevalue, ("namespace", "host_nats"))
+    return {**operator.for_one_namespace(namespace.name), **host_nats.flags()}
 
 
 @pytest.fixture
-def standby(host_operator, tmp_path):
+def host_operator(request, host_flags, tmp_path):
+    """The operator as a process of this machine; the installed one is away meanwhile."""
+    alone = _is_alone(request.node)
+    assert alone or host_flags, "mark the test as one that runs alone or has an operator of its own"
+    if alone:
+        installation.scale(installation.OPERATOR, 0)
+    try:
+        with contextlib.closing(operator.HostOperator(tmp_path, **host_flags)) as made:
+            yield made
+    finally:
+        if alone:
+            installation.scale(installation.OPERATOR, 1)
+
+
+@pytest.fixture
+def standby(host_operator, host_flags, tmp_path):
     """A second operator on this machine, beside the first."""
-    with contextlib.closing(operator.HostOperator(tmp_path / "standby")) as made:
+    with contextlib.closing(operator.HostOperator(tmp_path / "standby", **host_flags)) as made:
         yield made
 
 
@@ -117,9 +178,9 @@ def closed_gate(turn):
 
 
 @pytest.fixture
-def requests(turn):
-    """What the operator asks of the API server from now on."""
-    return audit.Audit()
+def requests(request, turn):
+    """What the operator asks of the API server from now on; in the test's namespace, if it is not the only one."""
+    return audit.Audit(request.getfixturevalue("namespace").name if _has_own_operator(request.node) else None)
 
 
 @pytest.fixture

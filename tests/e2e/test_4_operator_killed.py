@@ -11,9 +11,10 @@ from harness.cluster import finished_at, task_of
 from harness.events import by_object, names, whole_run
 from harness.manifests import HANG, task, workflow
 
-pytestmark = pytest.mark.alone
+own_operator = pytest.mark.own_operator
 
 
+@own_operator
 def test_a_pod_that_finished_and_was_deleted_meanwhile_is_recognised(namespace, subscriber, host_operator):
     pods = namespace.watch("pods")
     host_operator.start().leads()
@@ -44,6 +45,7 @@ def test_a_pod_that_finished_and_was_deleted_meanwhile_is_recognised(namespace, 
     assert names(objects[executions["failing"]["metadata"]["uid"]]) == ["scheduled", "started", "failed"]
 
 
+@own_operator
 def test_a_run_whose_spec_is_not_the_one_that_it_began_with_fails(namespace, host_operator):
     # The definitions refuse every change of a spec, so the fingerprint is changed instead.
     host_operator.start().leads()
@@ -59,6 +61,7 @@ def test_a_run_whose_spec_is_not_the_one_that_it_began_with_fails(namespace, hos
     assert {task_of(pod) for pod in pods.seen().values()} == {"first"}
 
 
+@own_operator
 def test_a_workflow_made_and_one_deleted_while_no_operator_runs(namespace, subscriber, host_operator):
     host_operator.start().leads()
     pods = namespace.watch("pods")
@@ -73,6 +76,7 @@ def test_a_workflow_made_and_one_deleted_while_no_operator_runs(namespace, subsc
     pods.until(lambda seen: all(task_of(pod) == "quick" for pod in seen.objects.values()), what="no doomed pod left")
 
 
+@pytest.mark.alone
 def test_the_installed_operator_is_killed_and_comes_back(namespace, subscriber):
     pods = namespace.watch("pods")
     steps = [task(f"s-{step}", "sleep 1", **({"dependsOn": [f"s-{step - 1}"]} if step else {})) for step in range(4)]

@@ -8,8 +8,6 @@ from harness import installation
 from harness.events import by_object, names, whole_run
 from harness.manifests import retry, task, workflow
 
-pytestmark = pytest.mark.alone
-
 TASKS = (
     task("first", "echo '{\"n\": 1}' > $COMPOZY_OUTPUTS"),
     task("flaky", '[ "$COMPOZY_ATTEMPT" = 2 ]', retry=retry(2), dependsOn=["first"]),
@@ -18,13 +16,20 @@ TASKS = (
 
 
 @pytest.fixture
-def no_nats(subscriber):
-    """NATS is away; the subscriber knew it before and connects again when it is back."""
+def installed_nats_away(subscriber):
+    """The subscriber knew it before and connects again when it is back."""
     installation.scale(installation.NATS, 0)
     try:
         yield lambda: installation.scale(installation.NATS, 1)
     finally:
         installation.scale(installation.NATS, 1)
+
+
+@pytest.fixture
+def no_nats(subscriber, host_nats):
+    """NATS is away until this is called; the subscriber knew it before."""
+    host_nats.kill()
+    return host_nats.start
 
 
 def duration(namespace, name):
@@ -35,11 +40,12 @@ def duration(namespace, name):
     return time.monotonic() - begin
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_a_run_without_nats_succeeds_on_time_and_is_told_whole_afterwards(namespace, subscriber, request):
     usual = duration(namespace, "before")
     whole_run(namespace, subscriber, "before")
-    bring_back = request.getfixturevalue("no_nats")
+    bring_back = request.getfixturevalue("installed_nats_away")
 
     away = duration(namespace, "meanwhile")
     assert away < 2 * usual + 5, f"{away:.1f} s without NATS, {usual:.1f} s with it"
@@ -55,17 +61,19 @@ def test_a_run_without_nats_succeeds_on_time_and_is_told_whole_afterwards(namesp
     whole_run(namespace, subscriber, "before")
 
 
-@pytest.mark.timeout(240)
-def test_an_operator_that_starts_without_nats_works_and_catches_up(namespace, subscriber, no_nats):
-    installation.scale(installation.OPERATOR, 0)
-    installation.scale(installation.OPERATOR, 1)
+@pytest.mark.own_operator
+def test_an_operator_that_starts_without_nats_works_and_catches_up(namespace, subscriber, host_operator, no_nats):
+    host_operator.start().leads()
     duration(namespace, "orphaned")
     no_nats()
     whole_run(namespace, subscriber, "orphaned", timeout=60)
 
 
-@pytest.mark.timeout(240)
-def test_a_deleted_workflow_waits_for_nats_and_goes_when_its_events_are_told(namespace, subscriber, no_nats):
+@pytest.mark.own_operator
+def test_a_deleted_workflow_waits_for_nats_and_goes_when_its_events_are_told(
+    namespace, subscriber, host_operator, no_nats
+):
+    host_operator.start().leads()
     run = namespace.create(workflow("leaving", task("only")))["metadata"]["uid"]
     namespace.succeeded("leaving")
     execution = namespace.executions("leaving")["only"]["metadata"]["uid"]
@@ -78,8 +86,9 @@ def test_a_deleted_workflow_waits_for_nats_and_goes_when_its_events_are_told(nam
     assert names(stored[execution]) == ["scheduled", "started", "completed"]
 
 
-@pytest.mark.timeout(240)
-def test_a_run_whose_ttl_is_over_waits_for_nats(namespace, subscriber, no_nats):
+@pytest.mark.own_operator
+def test_a_run_whose_ttl_is_over_waits_for_nats(namespace, subscriber, host_operator, no_nats):
+    host_operator.start().leads()
     run = namespace.create(workflow("brief", task("only"), ttl={"afterSucceeded": "0s"}))["metadata"]["uid"]
     namespace.succeeded("brief")
     [execution] = namespace.executions("brief").values()

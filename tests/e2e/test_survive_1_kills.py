@@ -12,7 +12,7 @@ from harness.cluster import attempt_of, task_of
 from harness.events import by_object, names, whole_run
 from harness.manifests import task, workflow
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.own_operator
 
 SEED = int(os.environ.get("COMPOZY_E2E_SEED", random.SystemRandom().randrange(1 << 32)))
 KILLS, CHAINS, STEPS = 20, 10, 6

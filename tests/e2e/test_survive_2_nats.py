@@ -12,7 +12,7 @@ from harness.events import STREAM, SUBJECTS, names, whole_run
 from harness.manifests import task, workflow
 from harness.proxy import Proxy
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.own_operator
 
 
 def steps(count):
@@ -24,16 +24,10 @@ def step_begins(pods, step):
     pods.one(lambda pod: pod["metadata"]["labels"]["compozy.dev/task"] == f"s-{step}", what=f"step {step}", timeout=60)
 
 
-@pytest.fixture
-def subscriber(host_nats):
-    with contextlib.closing(host_nats.subscriber()) as made:
-        yield made
-
-
 def run_with_a_loss(namespace, subscriber, host_operator, host_nats, lose):
     """A run before the loss and one in the middle of which it happens: both are in the stream afterwards."""
     pods = namespace.watch("pods")
-    host_operator.start(**host_nats.flags()).leads()
+    host_operator.start().leads()
     namespace.create(workflow("before", task("only")))
     namespace.succeeded("before")
     whole_run(namespace, subscriber, "before")
@@ -102,11 +96,11 @@ def duration(namespace, name):
 def test_a_server_that_takes_half_a_second_for_each_answer_slows_no_run(
     namespace, subscriber, host_operator, host_nats
 ):
-    host_operator.start(**host_nats.flags()).leads()
+    host_operator.start().leads()
     usual = duration(namespace, "usual")
     host_operator.close()
     with contextlib.closing(Proxy("127.0.0.1", host_nats.port, delay=0.5)) as slow:
-        host_operator.start(**{**host_nats.flags(), "nats_url": f"nats://127.0.0.1:{slow.port}"}).leads()
+        host_operator.start(nats_url=f"nats://127.0.0.1:{slow.port}").leads()
         slowed = duration(namespace, "slowed")
         assert slowed < 2 * usual + 5, f"{slowed:.1f} s with a slow NATS, {usual:.1f} s with a quick one"
         whole_run(namespace, subscriber, "slowed", timeout=60)

@@ -7,9 +7,9 @@ from harness.cluster import attempt_of
 from harness.events import by_object, names, whole_run
 from harness.manifests import HANG, HANG_ONCE, task, workflow
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.own_operator
 
-NOBODY = {"nats_url": "nats://127.0.0.1:1", "nats_user_file": None, "nats_password_file": None}
+NOBODY = {"nats_url": "nats://127.0.0.1:1"}
 
 
 def runs(pod):

@@ -63,7 +63,9 @@ def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, hos
     namespace.patch("pod", pod["metadata"]["name"], {"metadata": {"finalizers": None}})
     namespace.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     host_operator.start(host_operator.identity).leads()
-    pods.until(lambda seen: len([1 for pod in seen.seen().values() if task_of(pod) == "hang"]) == 2, what="a second pod")
+    pods.until(
+        lambda seen: len([1 for pod in seen.seen().values() if task_of(pod) == "hang"]) == 2, what="a second pod"
+    )
     namespace.delete("cw", "stopped", "large", timeout=60)
     namespace.failed("unseen")
     namespace.wait("--for=delete", "cw/brief", timeout=60)

@@ -12,9 +12,10 @@ MARK = "authentication.kubernetes.io/credential-id"
 
 
 class Audit:
-    """The requests of the operator's service account since the creation of this object."""
+    """The requests of the operator's service account since the creation of this object, in one namespace or all."""
 
-    def __init__(self):
+    def __init__(self, namespace=None):
+        self.namespace = namespace
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "compozy-operator"
         self.path = Path(os.environ.get("COMPOZY_CACHE", cache)) / "cluster" / "log" / "audit.log"
         assert self.path.exists(), f"the cluster keeps no audit log at {self.path}: make cluster-up"
@@ -26,8 +27,8 @@ class Audit:
         with self.path.open("rb") as log:
             log.seek(self.start)
             lines = log.read().split(b"\n")[:-1]  # the last may be under way
-        found = map(json.loads, lines)
-        return [one for one in found if one["user"]["username"] == user and "objectRef" in one]
+        found = [one for one in map(json.loads, lines) if one["user"]["username"] == user and "objectRef" in one]
+        return [one for one in found if self.namespace in (None, one["objectRef"].get("namespace"))]
 
 
 def what(request):

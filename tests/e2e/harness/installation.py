@@ -44,6 +44,11 @@ def scale(what, replicas):
         )  # fmt: skip
 
 
+def operator_is_there():
+    """Whether the installed operator is wanted at all."""
+    return cluster.get("-n", SPACE, OPERATOR)["spec"]["replicas"] > 0
+
+
 def secret(user):
     """Name and password of a NATS user: operator or subscriber."""
     data = cluster.get("-n", SPACE, "secret", f"{RELEASE}-nats-{user}")["data"]
