@@ -58,14 +58,14 @@ def test_killed_at_twenty_random_moments_of_sixty_tasks(namespace, subscriber, h
     )  # fmt: skip
     outputs = {f"c{chain}": f'${{{{ tasks["t-{chain}-0"].outputs.n }}}}' for chain in range(CHAINS)}
     pods = namespace.watch("pods")
-    # Under one name: the next need not wait for the end of a dead one's lease.
-    host_operator.start("e2e-killed").leads()
+    # Each waits for the end of a dead one's lease.
+    host_operator.start(lease_duration="4s").leads()
     namespace.create(workflow("survivor", *tasks, parallelism=6, outputs=outputs))
     for moment in moments:
         host_operator.leads()
         time.sleep(moment)  # the moment of the crash is what is random here
         host_operator.kill()
-        host_operator.start("e2e-killed")
+        host_operator.start(lease_duration="4s")
     phase = namespace.get("cw", "survivor")["status"]["phase"]
     assert phase == "Running", "the run was under way at every kill"
     closed_gate.open()

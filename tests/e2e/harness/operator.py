@@ -32,7 +32,7 @@ def forbid_leases():
 
 def for_one_namespace(namespace):
     """Flags of an operator that works beside others. Its lease outlives what a busy machine does to it."""
-    return {"watch_namespaces": namespace, "namespace": LEASES, "lease_name": namespace, "lease_duration": "6s"}
+    return {"watch_namespaces": namespace, "namespace": LEASES, "lease_name": namespace, "lease_duration": "8s"}
 
 
 class HostOperator:
@@ -75,7 +75,7 @@ class HostOperator:
     def start(self, identity=None, **changed):
         """Starts a new operator; `leads` waits until it works. `changed` are flags by their names; None leaves one out.
 
-        One that is started under the identity of a dead one has its lease and need not wait for the end of it.
+        It waits for the end of the lease of one that was killed, whatever its identity.
         """
         assert self.process is None, "the operator before is still there"
         self.starts += 1
