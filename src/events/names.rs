@@ -83,30 +83,14 @@ impl Subjects {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::schema::{TASK_EVENTS, WORKFLOW_EVENTS};
 
     #[test]
     fn event_tokens_are_those_of_the_resources() {
-        let workflow = [
-            WorkflowEvent::Started,
-            WorkflowEvent::Completed,
-            WorkflowEvent::Failed,
-            WorkflowEvent::Cancelled,
-            WorkflowEvent::TimedOut,
-            WorkflowEvent::WaitingStarted,
-            WorkflowEvent::WaitingEnded,
-        ];
-        for event in workflow {
+        for event in WORKFLOW_EVENTS {
             assert_eq!(serde_json::to_value(event).unwrap(), workflow_event(event));
         }
-        let task = [
-            TaskEvent::Scheduled,
-            TaskEvent::Started,
-            TaskEvent::Completed,
-            TaskEvent::Failed,
-            TaskEvent::RetryScheduled,
-            TaskEvent::Cancelled,
-        ];
-        for event in task {
+        for event in TASK_EVENTS {
             assert_eq!(serde_json::to_value(event).unwrap(), task_event(event));
         }
     }

@@ -11,7 +11,7 @@ use super::payload::{
 };
 use crate::api::{TaskEvent, WorkflowEvent};
 
-const WORKFLOW_EVENTS: [WorkflowEvent; 7] = [
+pub(super) const WORKFLOW_EVENTS: [WorkflowEvent; 7] = [
     WorkflowEvent::Started,
     WorkflowEvent::Completed,
     WorkflowEvent::Failed,
@@ -21,7 +21,7 @@ const WORKFLOW_EVENTS: [WorkflowEvent; 7] = [
     WorkflowEvent::WaitingEnded,
 ];
 
-const TASK_EVENTS: [TaskEvent; 6] = [
+pub(super) const TASK_EVENTS: [TaskEvent; 6] = [
     TaskEvent::Scheduled,
     TaskEvent::Started,
     TaskEvent::Completed,

@@ -70,14 +70,13 @@ impl Progress {
             marked: BTreeSet::new(),
             last_write: None,
             unanswered: Mutex::default(),
-            inherited: has_begun(workflow),
+            inherited: is_under_way(workflow),
         };
         progress.take_in(workflow, index);
         progress
     }
 
-    /// What exists; and what has begun, as status or a pod says that is there: if that is gone it
-    /// must not run again.
+    /// What exists; and what has begun, as status or a pod says that is there.
     fn take_in(&mut self, workflow: &Workflow, index: &Index) {
         let key = key_of(workflow);
         let rows = workflow.status.iter().flat_map(|status| &status.tasks);
@@ -89,13 +88,8 @@ impl Progress {
             let name = self.names[task].clone();
             let execution = sibling(&key, &name);
             let begun = || shown.contains(spec.name.as_str()) || index.has_pods(&execution);
-            if index.execution(&execution).is_none()
-                && begun()
-                && let Ok((definition, run)) = &mut self.graph
-            {
-                let since = Time(jiff::Timestamp::UNIX_EPOCH);
-                run.observe(definition, task, TaskPhase::Pending, since);
-                self.marked.insert(name);
+            if index.execution(&execution).is_none() && begun() {
+                self.observe_begun(task);
             }
         }
         for name in index.children(&self.uid) {
@@ -108,11 +102,29 @@ impl Progress {
     /// What was known of the same run when its spec was another one.
     #[must_use]
     pub fn following(mut self, before: Option<Progress>) -> Progress {
-        if let Some(before) = before.filter(|before| before.uid == self.uid) {
-            self.inherited = before.inherited;
-            self.unanswered = before.unanswered;
+        let Some(before) = before.filter(|before| before.uid == self.uid) else {
+            return self;
+        };
+        self.inherited = before.inherited;
+        self.unanswered = before.unanswered;
+        if let Ok((_, run)) = &before.graph {
+            (0..before.names.len())
+                .filter(|task| has_begun(run.state(*task)))
+                .for_each(|task| self.observe_begun(task));
         }
         self
+    }
+
+    /// A task has begun, whatever became of it: if nothing of it is there it must not run again.
+    fn observe_begun(&mut self, task: TaskIndex) {
+        let Ok((definition, run)) = &mut self.graph else {
+            return;
+        };
+        if !has_begun(run.state(task)) {
+            let since = Time(jiff::Timestamp::UNIX_EPOCH);
+            run.observe(definition, task, TaskPhase::Pending, since);
+            self.marked.insert(self.names[task].clone());
+        }
     }
 
     /// Whether this is still the run of that object, and its spec was looked at.
@@ -234,9 +246,14 @@ impl Progress {
     }
 }
 
-fn has_begun(workflow: &Workflow) -> bool {
+fn is_under_way(workflow: &Workflow) -> bool {
     let status = workflow.status.as_ref();
     status.is_some_and(|status| status.started_at.is_some())
+}
+
+/// Whether the execution of a task was there.
+fn has_begun(state: NodeState) -> bool {
+    matches!(state, NodeState::Active(_) | NodeState::Ended(_))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -250,4 +267,35 @@ pub fn is_ended(execution: &TaskExecution) -> bool {
         .status
         .as_ref()
         .is_some_and(|status| status.phase.is_final())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn run(generation: i64) -> Workflow {
+        serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+            "metadata": {"name": "w", "namespace": "n", "uid": "wu", "generation": generation},
+            "spec": {"tasks": [{"name": "a", "container": {"image": "x"}},
+                               {"name": "b", "container": {"image": "x"}}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_task_that_was_taken_away_is_not_forgotten_when_the_run_is_suspended() {
+        let (index, installation) = (Index::default(), Installation::default());
+        let mut progress = Progress::rebuild(&run(1), &installation, &index);
+        let name = progress.name(1).unwrap().to_owned();
+        progress.observe_gone(&name, Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(!progress.is_of(&run(2)));
+        let mut next = Progress::rebuild(&run(2), &installation, &index).following(Some(progress));
+        assert_eq!(next.next_marked().as_deref(), Some(name.as_str()));
+        assert!(next.is_active(&name), "until the API server was asked");
+        let (_, run) = next.graph().unwrap();
+        assert_eq!(run.state(0), NodeState::Ready);
+    }
 }
