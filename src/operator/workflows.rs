@@ -246,8 +246,9 @@ impl Workflows {
                     progress.wrote(Time(self.clock.now()));
                 }
                 Step::Suspend(name, suspend) => {
-                    let key = sibling(key, name);
-                    unless_gone(self.cluster.suspend_execution(&key, *suspend).await)?;
+                    if let Some(known) = self.hub.index.execution(&sibling(key, name)) {
+                        unless_gone(self.cluster.suspend_execution(&known, *suspend).await)?;
+                    }
                 }
                 Step::Stop(name, stop) => {
                     let key = sibling(key, name);

@@ -26,15 +26,23 @@ impl Cluster {
         Ok(listed.items.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// Tells a task execution whether it is suspended.
+    /// Tells a task execution whether it is suspended, guarded by its resourceVersion: what an
+    /// earlier leader wanted must not come after what is wanted now.
     ///
     /// # Errors
-    /// See [`CallError`].
-    pub async fn suspend_execution(&self, key: &Key, suspend: bool) -> Result<(), CallError> {
-        let patch = json!({"spec": {"suspend": suspend}});
-        let written = self.patch::<TaskExecution>(key, &patch).await?;
-        self.hub.execution(written);
-        Ok(())
+    /// See [`CallError`]; a conflict too.
+    pub async fn suspend_execution(
+        &self,
+        execution: &TaskExecution,
+        suspend: bool,
+    ) -> Result<(), CallError> {
+        let patch = json!({
+            "metadata": {"resourceVersion": execution.metadata.resource_version},
+            "spec": {"suspend": suspend},
+        });
+        let key = key_of(execution);
+        let written = self.patch::<TaskExecution>(&key, &patch).await;
+        self.take(&key, execution.uid().as_deref(), written)
     }
 
     /// Deletes a workflow with all that belongs to it: this very one, as it was seen.

@@ -170,6 +170,29 @@ async fn a_run_that_is_not_found_does_not_take_away_the_one_made_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_suspension_that_comes_too_late_does_nothing() {
+    let cluster = cluster(
+        open(),
+        script(|request| {
+            let version = request.body["metadata"]["resourceVersion"].as_str();
+            assert_eq!(version, Some("7"), "the API server compares it");
+            refusal(409, "Conflict")
+        }),
+    );
+    let execution: TaskExecution = serde_json::from_value(json!({
+        "metadata": {"name": "t", "namespace": "n", "uid": "tu", "resourceVersion": "7"},
+        "spec": {
+            "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t",
+            "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
+            "infrastructureRetries": 1, "imagePullTimeout": "10m",
+        },
+    }))
+    .unwrap();
+    let told = cluster.suspend_execution(&execution, true).await;
+    assert!(told.unwrap_err().is_conflict());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_that_is_not_served_is_not_an_object_that_is_gone() {
     let cluster = cluster(open(), script(|_| refusal(404, "404 page not found")));
     cluster.hub.workflow(workflow("u"));
