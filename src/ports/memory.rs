@@ -1,14 +1,180 @@
-//! The bus in memory, answering as one NATS server does: for the simulation and for tests.
+//! The bus in memory, for tests: a model of the event stream that answers as a NATS server does, compared with real ones
+//! in `tests/stream.rs`, and a [`Bus`] that is nothing but that model.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
 
-/// A stream in memory that can be made to fail, forget and start anew.
+/// Identities of messages are remembered so long.
+const DUPLICATE_WINDOW: SignedDuration = SignedDuration::from_secs(120);
+
+/// The event stream, as far as the operator relies on it: appended to under a condition.
+#[derive(Debug, Clone, Default)]
+pub struct JetStream {
+    /// A cluster looks at a message's identity first, a single server at its place.
+    clustered: bool,
+    /// What the server says of when the stream was made; none: there is none.
+    created: Option<String>,
+    /// What it holds, in order.
+    pub messages: Vec<Kept>,
+    last: u64,
+    /// Place and time by identity, also of messages that limits took.
+    identities: HashMap<String, (u64, Timestamp)>,
+    /// The server cannot be reached.
+    pub away: bool,
+    /// Nobody answers for the stream.
+    pub leaderless: bool,
+    /// There is no room for another message.
+    pub full: bool,
+}
+
+/// A message in the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When it was stored.
+    pub at: Timestamp,
+    /// The message.
+    pub message: Message,
+}
+
+impl JetStream {
+    /// A server, or a cluster of them, without the stream.
+    pub fn new(clustered: bool) -> JetStream {
+        JetStream {
+            clustered,
+            ..JetStream::default()
+        }
+    }
+
+    /// Somebody deletes the stream, or the store comes back empty.
+    pub fn empty(&mut self) {
+        *self = JetStream {
+            away: self.away,
+            ..JetStream::new(self.clustered)
+        };
+    }
+
+    /// The server starts anew on what its disk has: all but the last `lost` messages.
+    pub fn restart(&mut self, lost: usize) {
+        let left = self.messages.len().saturating_sub(lost);
+        self.messages.truncate(left);
+        if lost > 0 {
+            self.last = self.messages.last().map_or(0, |kept| kept.sequence);
+        }
+        let kept = self.messages.iter().map(|kept| kept.sequence);
+        let kept: Vec<u64> = kept.collect();
+        self.identities
+            .retain(|_, (sequence, _)| kept.contains(sequence));
+    }
+
+    /// The oldest `count` messages reach a limit.
+    pub fn retire(&mut self, count: usize) {
+        self.messages.drain(..count.min(self.messages.len()));
+    }
+
+    /// Somebody deletes a message.
+    pub fn delete(&mut self, sequence: u64) {
+        self.messages.retain(|kept| kept.sequence != sequence);
+    }
+
+    /// Appends a message, if its chain ends where it is expected to.
+    ///
+    /// # Errors
+    /// As the server refuses it.
+    pub fn publish(
+        &mut self,
+        now: Timestamp,
+        message: &Message,
+        expected_last: u64,
+    ) -> Result<PublishAck, PublishError> {
+        if self.created.is_none() || self.leaderless {
+            return Err(PublishError::StreamMissing);
+        }
+        let of_today = |at: &Timestamp| now.duration_since(*at) < DUPLICATE_WINDOW;
+        self.identities.retain(|_, (_, at)| of_today(at));
+        let known = self.identities.get(&message.id);
+        let known = known.map(|(sequence, _)| PublishAck {
+            sequence: *sequence,
+            duplicate: true,
+        });
+        let last = self.last_of(&message.filter);
+        let fits = last.map_or(0, |kept| kept.sequence) == expected_last;
+        match known {
+            Some(ack) if self.clustered || fits => return Ok(ack),
+            _ if !fits => return Err(PublishError::WrongLastSequence),
+            _ if self.full => {
+                let text = "maximum messages exceeded (code 503, error code 10077)";
+                return Err(PublishError::Unavailable(text.to_owned()));
+            }
+            _ => {}
+        }
+        self.last += 1;
+        let sequence = self.last;
+        self.identities.insert(message.id.clone(), (sequence, now));
+        self.messages.push(Kept {
+            sequence,
+            at: now,
+            message: message.clone(),
+        });
+        Ok(PublishAck {
+            sequence,
+            duplicate: false,
+        })
+    }
+
+    /// The last message whose subject matches.
+    ///
+    /// # Errors
+    /// There is no stream, or nobody who answers for it.
+    pub fn last(&self, filter: &str) -> Result<Option<Stored>, BusError> {
+        if self.leaderless {
+            return Err(BusError::Timeout);
+        }
+        if self.created.is_none() {
+            return Err(BusError::StreamMissing("COMPOZY_EVENTS".to_owned()));
+        }
+        Ok(self.last_of(filter).map(|kept| Stored {
+            stream_sequence: kept.sequence,
+            id: Some(kept.message.id.clone()),
+            event_sequence: header(&kept.message, "ce-sequence").and_then(|text| text.parse().ok()),
+        }))
+    }
+
+    /// Says which stream it is; makes one, called `new`, if there is none.
+    ///
+    /// # Errors
+    /// Nobody answers for it.
+    pub fn ensure(&mut self, new: &str) -> Result<StreamIdentity, BusError> {
+        if self.leaderless {
+            return Err(BusError::Timeout);
+        }
+        let created = self.created.get_or_insert_with(|| new.to_owned());
+        let first = self.messages.first();
+        Ok(StreamIdentity {
+            created: created.clone(),
+            first_sequence: match first {
+                Some(kept) => kept.sequence,
+                None if self.last == 0 => 0,
+                None => self.last + 1,
+            },
+            last_sequence: self.last,
+            oldest: first.map(|kept| kept.at),
+        })
+    }
+
+    fn last_of(&self, filter: &str) -> Option<&Kept> {
+        let mut newest = self.messages.iter().rev();
+        newest.find(|kept| matches(filter, &kept.message.subject))
+    }
+}
+
+/// A bus that can be made to fail, forget and start anew.
 #[derive(Debug, Default)]
 pub struct MemoryBus(Mutex<State>);
 
@@ -23,21 +189,10 @@ pub enum Fault {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How often the stream was made; 0: there is none.
-    incarnation: u64,
-    last_sequence: u64,
-    messages: Vec<Kept>,
-    /// Sequences by identity, also of messages that are gone.
-    identities: HashMap<String, u64>,
+    stream: JetStream,
+    /// How often the stream was made.
+    incarnations: u64,
     faults: VecDeque<Fault>,
-    away: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Kept {
-    sequence: u64,
-    at: Timestamp,
-    message: Message,
 }
 
 impl MemoryBus {
@@ -48,44 +203,34 @@ impl MemoryBus {
 
     /// Takes the server away or brings it back.
     pub fn set_away(&self, away: bool) {
-        self.lock().away = away;
+        self.lock().stream.away = away;
     }
 
     /// Deletes the stream.
     pub fn delete_stream(&self) {
         let mut state = self.lock();
-        let incarnation = state.incarnation;
-        *state = State {
-            away: state.away,
-            ..State::default()
-        };
-        // The next one is told apart by its number.
-        state.incarnation = incarnation | DELETED;
+        state.faults.clear();
+        state.incarnations += 1;
+        state.stream.empty();
     }
 
     /// Drops the oldest messages until `left` are left, as limits do.
     pub fn retain(&self, left: usize) {
-        let mut state = self.lock();
-        let gone = state.messages.len().saturating_sub(left);
-        state.messages.drain(..gone);
+        let stream = &mut self.lock().stream;
+        stream.retire(stream.messages.len().saturating_sub(left));
     }
 
     /// Loses all but the first `left` messages, as a power failure does.
     pub fn lose(&self, left: usize) {
-        let mut state = self.lock();
-        state.messages.truncate(left);
-        state.last_sequence = state.messages.last().map_or(0, |kept| kept.sequence);
-        let last = state.last_sequence;
-        state.identities.retain(|_, sequence| *sequence <= last);
+        let stream = &mut self.lock().stream;
+        stream.restart(stream.messages.len().saturating_sub(left));
     }
 
     /// The messages that are stored, in order.
     pub fn messages(&self) -> Vec<Message> {
-        self.lock()
-            .messages
-            .iter()
-            .map(|kept| kept.message.clone())
-            .collect()
+        let state = self.lock();
+        let kept = state.stream.messages.iter();
+        kept.map(|kept| kept.message.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,47 +238,17 @@ impl MemoryBus {
     }
 }
 
-const DELETED: u64 = 1 << 63;
-
 impl State {
-    fn exists(&self) -> bool {
-        self.incarnation != 0 && self.incarnation & DELETED == 0
-    }
-
-    fn last(&self, filter: &str) -> Option<&Kept> {
-        self.messages
-            .iter()
-            .rev()
-            .find(|kept| matches(filter, &kept.message.subject))
-    }
-
-    fn store(&mut self, message: &Message, expected_last: u64) -> Result<PublishAck, PublishError> {
-        if !self.exists() {
-            return Err(PublishError::StreamMissing);
-        }
-        if self.last(&message.filter).map_or(0, |kept| kept.sequence) != expected_last {
-            return Err(PublishError::WrongLastSequence);
-        }
-        if let Some(sequence) = self.identities.get(&message.id) {
-            return Ok(PublishAck {
-                sequence: *sequence,
-                duplicate: true,
-            });
-        }
-        self.last_sequence += 1;
-        let sequence = self.last_sequence;
-        self.identities.insert(message.id.clone(), sequence);
-        let latest = self.messages.last().map_or(Timestamp::MIN, |kept| kept.at);
-        let at = time_of(message).max(latest);
-        self.messages.push(Kept {
-            sequence,
-            at,
-            message: message.clone(),
-        });
-        Ok(PublishAck {
-            sequence,
-            duplicate: false,
-        })
+    /// A message is stored when its event happens, and not before those that are there.
+    fn publish(
+        &mut self,
+        message: &Message,
+        expected_last: u64,
+    ) -> Result<PublishAck, PublishError> {
+        let time = header(message, "ce-time").and_then(|text| text.parse().ok());
+        let latest = self.stream.messages.last().map(|kept| kept.at);
+        let now = time.max(latest).unwrap_or(Timestamp::UNIX_EPOCH);
+        self.stream.publish(now, message, expected_last)
     }
 }
 
@@ -145,62 +260,42 @@ impl Bus for MemoryBus {
         expected_last: u64,
     ) -> Result<PublishAck, PublishError> {
         let mut state = self.lock();
-        if state.away {
+        if state.stream.away {
             return Err(PublishError::Unavailable("away".to_owned()));
         }
         match state.faults.pop_front() {
             Some(Fault::Refuse(error)) => Err(error),
             Some(Fault::LoseAnswer) => state
-                .store(message, expected_last)
+                .publish(message, expected_last)
                 .and(Err(PublishError::Timeout)),
-            None => state.store(message, expected_last),
+            None => state.publish(message, expected_last),
         }
     }
 
     async fn last(&self, filter: &str) -> Result<Option<Stored>, BusError> {
         let state = self.lock();
-        if state.away {
-            return Err(BusError::Timeout);
+        match state.stream.away {
+            true => Err(BusError::Timeout),
+            false => state.stream.last(filter),
         }
-        let stored = |kept: &Kept| Stored {
-            stream_sequence: kept.sequence,
-            id: Some(kept.message.id.clone()),
-            event_sequence: header(&kept.message, "ce-sequence").and_then(|text| text.parse().ok()),
-        };
-        Ok(state.last(filter).map(stored))
     }
 
     async fn ensure_streams(&self) -> Result<StreamIdentity, BusError> {
         let mut state = self.lock();
-        if state.away {
+        if state.stream.away {
             return Err(BusError::Timeout);
         }
-        if !state.exists() {
-            state.incarnation = (state.incarnation & !DELETED) + 1;
-        }
-        Ok(StreamIdentity {
-            created: format!("incarnation {}", state.incarnation),
-            first_sequence: state
-                .messages
-                .first()
-                .map_or(state.last_sequence + 1, |kept| kept.sequence),
-            last_sequence: state.last_sequence,
-            oldest: state.messages.first().map(|kept| kept.at),
-        })
+        let name = format!("incarnation {}", state.incarnations + 1);
+        state.stream.ensure(&name)
     }
 
     fn connected(&self) -> bool {
-        !self.lock().away
+        !self.lock().stream.away
     }
 }
 
-/// When the message's event happened.
-fn time_of(message: &Message) -> Timestamp {
-    let time = header(message, "ce-time").and_then(|text| text.parse().ok());
-    time.unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+/// A header of a message.
+pub fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
     let found = message.headers.iter().find(|(key, _)| *key == name);
     found.map(|(_, value)| value.as_str())
 }

@@ -101,6 +101,18 @@ impl NatsServer {
         }
     }
 
+    /// Asks it to end, and waits until it has. Its store stays.
+    pub fn stop(&mut self) {
+        self.signal("-TERM");
+        let pid = std::fs::read_to_string(self.pid_file()).unwrap_or_default();
+        let end = std::time::Instant::now() + PATIENCE;
+        while Path::new("/proc").join(pid.trim()).join("exe").exists() {
+            assert!(std::time::Instant::now() < end, "the server does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.crash();
+    }
+
     /// Removes all that it stored.
     pub fn lose_store(&self) {
         std::fs::remove_dir_all(self.directory.join("store")).unwrap();
@@ -108,7 +120,10 @@ impl NatsServer {
 
     /// Copies what it stored to a place from which [`Self::restore_store`] brings it back. It must not run.
     pub fn save_store(&self) {
-        copy(&self.directory.join("store"), &self.directory.join("saved"));
+        let saved = self.directory.join("saved");
+        // What was saved before, if anything was.
+        let _ = std::fs::remove_dir_all(&saved);
+        copy(&self.directory.join("store"), &saved);
     }
 
     /// Puts the store back to what it was when it was saved. It must not run.

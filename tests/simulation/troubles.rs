@@ -323,7 +323,7 @@ impl World {
             }
             Class::BusFull => return self.for_a_while(span, |world, on| world.bus.full = on),
             Class::BusEmptied => self.bus.empty(),
-            Class::BusEndLost if there => self.bus.lose_end(count),
+            Class::BusEndLost if there => self.bus.restart(count),
             Class::BusRetired if there => {
                 self.bus.retire(count);
                 let left = self.left_in_stream();

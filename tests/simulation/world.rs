@@ -131,7 +131,7 @@ impl World {
         World {
             taken_in: api.revision(),
             api,
-            bus: JetStream::new(seed),
+            bus: JetStream::new(seed.is_multiple_of(2)),
             faults,
             scenario,
             trace: Trace::default(),
