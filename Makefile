@@ -16,13 +16,15 @@ demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour 
 	@hack/demo
 demo-down: cluster-down ## Remove what the demo started
 
-.PHONY: test unit sim e2e lint
+.PHONY: test unit sim sim-bugs e2e lint
 test: unit e2e ## Every test that must pass
 unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked -- --skip every_world
 sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one
 	SEEDS=$(or $(SEEDS),1000) cargo test --locked --config profile.dev.opt-level=1 --test simulation -- --nocapture every_world
+sim-bugs: ## Mistakes planted in the operator, one after the other: the simulation finds each; BUG=wake-up-lost plants one
+	@hack/sim-bugs $(BUG)
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 	@hack/e2e $(PYTEST)
 lint: ## Every static check

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use compozy::{
     api::{
-        FINISHED, LABEL_ATTEMPT, OnFailure, RunPhase, TaskEvent, TaskExecution,
-        TaskExecutionStatus, TaskPhase, Workflow, WorkflowEvent, WorkflowStatus,
+        FINISHED, FailureClass, LABEL_ATTEMPT, OnFailure, RunPhase, TaskEvent, TaskExecution,
+        TaskExecutionStatus, TaskPhase, TransitionData, Workflow, WorkflowEvent, WorkflowStatus,
     },
     engine::{attempt, outcome},
 };
@@ -25,7 +25,7 @@ pub struct Moment<'a> {
 type Law = (&'static str, fn(&Moment) -> Option<String>);
 
 /// The laws of a moment.
-const OF_A_MOMENT: [Law; 9] = [
+const OF_A_MOMENT: [Law; 10] = [
     (
         "no task starts before its dependencies ended well",
         in_order,
@@ -34,6 +34,7 @@ const OF_A_MOMENT: [Law; 9] = [
     ("a task has one pod that runs", one_pod_runs),
     ("an attempt has one result", one_result),
     ("no budget is overdrawn", within_budget),
+    ("a pause is within its bound", pauses_are_bounded),
     ("a run's history is one story", story_of_the_run),
     ("a task's history is one story", stories_of_tasks),
     (
@@ -207,16 +208,18 @@ fn one_result(moment: &Moment) -> Option<String> {
             .map(|attempt| attempt.number)
             .collect();
         let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
-        let failed = status
-            .attempts
-            .iter()
-            .filter(|attempt| attempt.class.is_some())
-            .count();
-        let counted = (status.failures.application + status.failures.infrastructure) as usize;
+        let failed = [FailureClass::Application, FailureClass::Infrastructure].map(|class| {
+            let attempts = status.attempts.iter();
+            attempts
+                .filter(|attempt| attempt.class == Some(class))
+                .count()
+        });
+        let counted = [status.failures.application, status.failures.infrastructure]
+            .map(|failures| failures as usize);
         let counts = status.attempts.len() >= 10 || failed == counted;
         (!ascending || !counts).then(|| {
             format!(
-                "{}: attempts {numbers:?}, {failed} failed, {counted} counted",
+                "{}: attempts {numbers:?}, {failed:?} failed, {counted:?} counted",
                 te.spec.task
             )
         })
@@ -241,6 +244,18 @@ fn within_budget(moment: &Moment) -> Option<String> {
             .unwrap_or(0);
         let next = failures.application + failures.infrastructure + 1;
         (over || last > next).then(|| format!("{}: {failures:?}, pod {last}", te.spec.task))
+    })
+}
+
+fn pauses_are_bounded(moment: &Moment) -> Option<String> {
+    moment.executions.iter().find_map(|te| {
+        let longest = te.spec.retry.backoff.max.millis();
+        let transitions = status_of(te).transitions;
+        let mut pauses = transitions
+            .iter()
+            .filter_map(|seen| TransitionData::read(seen.data.as_ref()).next_attempt_delay_ms);
+        let pause = pauses.find(|pause| *pause > longest)?;
+        Some(format!("{}: {pause} ms, {longest} at most", te.spec.task))
     })
 }
 
