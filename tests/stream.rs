@@ -196,12 +196,12 @@ impl Model {
             Act::Delete(sequence) => stream.delete(*sequence),
             Act::Retire(count) => stream.retire(*count),
             Act::Fill => stream.full = true,
-            Act::Restart => stream.restart(0),
+            Act::Restart => stream.restart(),
             Act::Mark => {
-                stream.restart(0);
+                stream.restart();
                 self.marked = stream.messages.len();
             }
-            Act::LoseEnd => stream.restart(stream.messages.len() - self.marked),
+            Act::LoseEnd => stream.lose_end(stream.messages.len() - self.marked),
         }
         Answer::Done
     }

@@ -1,7 +1,7 @@
 //! The bus in memory, for tests: a model of the event stream that answers as a NATS server does, compared with real ones
 //! in `tests/stream.rs`, and a [`Bus`] that is nothing but that model.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -60,17 +60,21 @@ impl JetStream {
         };
     }
 
-    /// The server starts anew on what its disk has: all but the last `lost` messages.
-    pub fn restart(&mut self, lost: usize) {
-        let left = self.messages.len().saturating_sub(lost);
-        self.messages.truncate(left);
-        if lost > 0 {
-            self.last = self.messages.last().map_or(0, |kept| kept.sequence);
-        }
-        let kept = self.messages.iter().map(|kept| kept.sequence);
-        let kept: Vec<u64> = kept.collect();
+    /// The server starts anew on what its disk has.
+    pub fn restart(&mut self) {
+        let kept: HashSet<_> = self.messages.iter().map(|kept| kept.sequence).collect();
         self.identities
             .retain(|_, (sequence, _)| kept.contains(sequence));
+    }
+
+    /// The same, and the last `count` messages were never written to it.
+    pub fn lose_end(&mut self, count: usize) {
+        let left = self.messages.len().saturating_sub(count);
+        if left < self.messages.len() {
+            self.messages.truncate(left);
+            self.last = self.messages.last().map_or(0, |kept| kept.sequence);
+        }
+        self.restart();
     }
 
     /// The oldest `count` messages reach a limit.
@@ -223,7 +227,7 @@ impl MemoryBus {
     /// Loses all but the first `left` messages, as a power failure does.
     pub fn lose(&self, left: usize) {
         let stream = &mut self.lock().stream;
-        stream.restart(stream.messages.len().saturating_sub(left));
+        stream.lose_end(stream.messages.len().saturating_sub(left));
     }
 
     /// The messages that are stored, in order.

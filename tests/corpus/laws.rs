@@ -200,29 +200,26 @@ fn one_pod_runs(moment: &Moment) -> Option<String> {
 }
 
 fn one_result(moment: &Moment) -> Option<String> {
-    moment.executions.iter().find_map(|te| {
-        let status = status_of(te);
-        let numbers: Vec<_> = status
-            .attempts
+    moment.executions.iter().copied().find_map(one_result_of)
+}
+
+/// What is wrong with the attempts that a task execution tells of.
+pub fn one_result_of(te: &TaskExecution) -> Option<String> {
+    let status = status_of(te);
+    let attempts = &status.attempts;
+    let numbers: Vec<_> = attempts.iter().map(|attempt| attempt.number).collect();
+    let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+    let failed = [FailureClass::Application, FailureClass::Infrastructure].map(|class| {
+        let of_class = attempts
             .iter()
-            .map(|attempt| attempt.number)
-            .collect();
-        let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
-        let failed = [FailureClass::Application, FailureClass::Infrastructure].map(|class| {
-            let attempts = status.attempts.iter();
-            attempts
-                .filter(|attempt| attempt.class == Some(class))
-                .count()
-        });
-        let counted = [status.failures.application, status.failures.infrastructure]
-            .map(|failures| failures as usize);
-        let counts = status.attempts.len() >= 10 || failed == counted;
-        (!ascending || !counts).then(|| {
-            format!(
-                "{}: attempts {numbers:?}, {failed:?} failed, {counted:?} counted",
-                te.spec.task
-            )
-        })
+            .filter(|attempt| attempt.class == Some(class));
+        u32::try_from(of_class.count()).unwrap_or(u32::MAX)
+    });
+    let counted = [status.failures.application, status.failures.infrastructure];
+    let counts = attempts.len() >= 10 || failed == counted;
+    (!ascending || !counts).then(|| {
+        let task = &te.spec.task;
+        format!("{task}: attempts {numbers:?}, {failed:?} failed, {counted:?} counted")
     })
 }
 
@@ -248,15 +245,21 @@ fn within_budget(moment: &Moment) -> Option<String> {
 }
 
 fn pauses_are_bounded(moment: &Moment) -> Option<String> {
-    moment.executions.iter().find_map(|te| {
-        let longest = te.spec.retry.backoff.max.millis();
-        let transitions = status_of(te).transitions;
-        let mut pauses = transitions
-            .iter()
-            .filter_map(|seen| TransitionData::read(seen.data.as_ref()).next_attempt_delay_ms);
-        let pause = pauses.find(|pause| *pause > longest)?;
-        Some(format!("{}: {pause} ms, {longest} at most", te.spec.task))
-    })
+    moment.executions.iter().copied().find_map(too_long_a_pause)
+}
+
+/// A pause before a retry that is longer than the task's bound.
+pub fn too_long_a_pause(te: &TaskExecution) -> Option<String> {
+    let longest = te.spec.retry.backoff.max.millis();
+    let transitions = status_of(te).transitions;
+    let mut pauses = transitions
+        .iter()
+        .filter_map(|seen| TransitionData::read(seen.data.as_ref()).next_attempt_delay_ms);
+    let pause = pauses.find(|pause| *pause > longest)?;
+    Some(format!(
+        "{}: a pause of {pause} ms, {longest} at most",
+        te.spec.task
+    ))
 }
 
 fn story_of_the_run(moment: &Moment) -> Option<String> {

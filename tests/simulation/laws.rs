@@ -1,6 +1,8 @@
 //! What always holds: checked at every write, every message and every request, and once more at
 //! the end. The laws look at what is stored and told, never at what the operator thinks.
 
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use compozy::{
@@ -81,6 +83,8 @@ pub struct Laws {
     lease_tampered: Option<u64>,
     /// Deleted objects were let go although NATS did not have their events.
     let_go: bool,
+    /// When the lease was last written.
+    renewed_at: u64,
 }
 
 impl Laws {
@@ -94,6 +98,7 @@ impl Laws {
             Kind::Workflow => self.workflow(change, now),
             Kind::TaskExecution => self.execution(change, now),
             Kind::Pod => self.pod(change),
+            Kind::Lease => self.renewed_at = now,
             _ => {}
         }
     }
@@ -175,6 +180,7 @@ impl Laws {
             self.break_with("one result for each attempt", what);
         }
         self.attempts(&uid, &execution);
+        self.recorded(&uid, &execution);
     }
 
     /// What is recorded of attempts is what befell their pods, and within the budgets.
@@ -349,6 +355,8 @@ impl Laws {
         if identity != leader && !unknowing {
             let what = format!("at {now} {identity} sends {line}, the leader is {leader:?}");
             self.break_with("only the leader writes", what);
+        } else if identity == leader {
+            self.trusts(identity, line, now);
         }
     }
 

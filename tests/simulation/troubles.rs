@@ -323,7 +323,7 @@ impl World {
             }
             Class::BusFull => return self.for_a_while(span, |world, on| world.bus.full = on),
             Class::BusEmptied => self.bus.empty(),
-            Class::BusEndLost if there => self.bus.restart(count),
+            Class::BusEndLost if there => self.bus.lose_end(count),
             Class::BusRetired if there => {
                 self.bus.retire(count);
                 let left = self.left_in_stream();
@@ -374,6 +374,7 @@ impl World {
     fn lose_patience(&mut self) {
         for (key, workflow) in self.all(Kind::Workflow) {
             if workflow["status"]["finishedAt"].is_null() {
+                self.stands_still(&workflow);
                 let cancel = json!({"spec": {"cancel": {"reason": "it takes too long"}}});
                 self.act(&key.name, Act::Patch(cancel));
             }

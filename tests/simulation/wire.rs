@@ -133,6 +133,15 @@ impl World {
             let execution = self.api.get(Kind::TaskExecution, namespace, of).cloned();
             if let Some(pod) = pod {
                 self.laws.deletes(&pod, execution.as_deref());
+                self.laws.deletes_by(&pod, &request.body["preconditions"]);
+            }
+        }
+        if request.kind == Kind::Pod && matches!(request.verb, Verb::Patch(_)) {
+            let (namespace, name) = (&request.namespace, &request.name);
+            let of = name.rsplit_once('-').map_or("", |(of, _)| of);
+            let execution = self.api.get(Kind::TaskExecution, namespace, of);
+            if let Some(pod) = self.api.get(Kind::Pod, namespace, name) {
+                self.laws.releases(pod, execution.map(|it| &**it));
             }
         }
     }
