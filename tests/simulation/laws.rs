@@ -14,6 +14,7 @@ use compozy::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     api_server::{Change, Kind},
@@ -83,8 +84,8 @@ pub struct Laws {
     lease_tampered: Option<u64>,
     /// Deleted objects were let go although NATS did not have their events.
     let_go: bool,
-    /// When the lease was last written.
-    renewed_at: u64,
+    /// When a process last asked for the lease, and when it last asked for what it got.
+    leases: BTreeMap<String, (Instant, Option<Instant>)>,
 }
 
 impl Laws {
@@ -98,7 +99,7 @@ impl Laws {
             Kind::Workflow => self.workflow(change, now),
             Kind::TaskExecution => self.execution(change, now),
             Kind::Pod => self.pod(change),
-            Kind::Lease => self.renewed_at = now,
+            Kind::Lease => self.renewed(change),
             _ => {}
         }
     }
@@ -355,8 +356,6 @@ impl Laws {
         if identity != leader && !unknowing {
             let what = format!("at {now} {identity} sends {line}, the leader is {leader:?}");
             self.break_with("only the leader writes", what);
-        } else if identity == leader {
-            self.trusts(identity, line, now);
         }
     }
 

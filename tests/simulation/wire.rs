@@ -48,6 +48,12 @@ impl World {
             self.laws
                 .writes(&process.identity(), &leader, &request.line(), self.now());
         }
+        let (identity, at) = (process.identity(), Instant::now());
+        match request.kind {
+            _ if !request.verb.writes() => {}
+            Kind::Lease => self.laws.asks_for_lease(&identity, at),
+            _ => self.laws.trusts(&identity, &request.line(), at),
+        }
         let slow = self.faults.strikes(Class::SlowRequest, 0.01);
         let wait = match slow {
             true => self.faults.dice.u64(SLOW),

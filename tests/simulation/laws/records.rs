@@ -1,18 +1,21 @@
 //! What is recorded is what happened, and is recorded before it is acted upon.
 
+use std::time::Duration;
+
 use compozy::api::{FailureClass, TaskExecution};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{Laws, attempt, owner, parsed};
 use crate::{
-    api_server::Kind,
+    api_server::{Change, Kind},
     corpus::{kubelet::status, laws},
     world::World,
 };
 
-/// Nobody trusts longer in a lease that is not renewed, in milliseconds.
-const TRUSTED: u64 = 12_000;
+/// Nobody trusts longer in a lease that is not renewed.
+const TRUSTED: Duration = Duration::from_secs(12);
 
 impl Laws {
     /// What a task execution says of its attempts.
@@ -66,11 +69,30 @@ impl Laws {
         }
     }
 
-    /// The leader sends a write.
-    pub(super) fn trusts(&mut self, identity: &str, line: &str, now: u64) {
-        let renewed = self.renewed_at;
-        if now > renewed + TRUSTED {
-            let what = format!("at {now} {identity} sends {line}, last renewed at {renewed}");
+    /// A process asks for the lease.
+    pub fn asks_for_lease(&mut self, identity: &str, at: Instant) {
+        let renewed = self.leases.get(identity).and_then(|known| known.1);
+        self.leases.insert(identity.to_owned(), (at, renewed));
+    }
+
+    /// Somebody got the lease.
+    pub(super) fn renewed(&mut self, change: &Change) {
+        let holder = change
+            .after
+            .as_ref()
+            .map(|lease| &lease["spec"]["holderIdentity"]);
+        let holder = holder.and_then(Value::as_str).unwrap_or_default();
+        if let Some((asked, renewed)) = self.leases.get_mut(holder) {
+            *renewed = Some(*asked);
+        }
+    }
+
+    /// A process sends a write.
+    pub fn trusts(&mut self, identity: &str, line: &str, at: Instant) {
+        let renewed = self.leases.get(identity).and_then(|known| known.1);
+        let since = renewed.map(|renewed| at.saturating_duration_since(renewed));
+        if since.is_none_or(|since| since >= TRUSTED) {
+            let what = format!("{identity} sends {line}, {since:?} after it asked for it");
             self.break_with("nobody writes on a lease that has run out", what);
         }
     }
