@@ -444,7 +444,7 @@ impl Execution<'_> {
                     return self.record_end(&outcome::gone(Some(stopping)));
                 }
                 let mut plan = self.delete_once(pod);
-                plan.wake = Some(give_up);
+                plan.wake = self.te.spec.stop.is_some().then_some(give_up);
                 plan
             }
         }

@@ -267,6 +267,33 @@ fn an_overdue_attempt_is_recorded_as_stopping_before_its_pod_is_deleted() {
 }
 
 #[test]
+fn a_node_that_never_ends_an_overdue_pod_is_waited_for_without_looking() {
+    let mut te = execution(json!({"timeout": "5s"}));
+    let mut pod = running(1);
+    step(&mut te, PodView::Present(&pod), None, at(6));
+    pod.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-01-01T00:00:06Z")).unwrap();
+    let later = at(6)
+        .after(UNREACHABLE_GRACE)
+        .after(std::time::Duration::from_secs(9));
+    for now in [at(7), later] {
+        let waiting = plan(&te, PodView::Present(&pod), None, now);
+        assert_eq!(
+            waiting,
+            Plan::default(),
+            "a wake in the past comes again at once, for ever"
+        );
+    }
+    // Who is asked to end the execution does not wait for ever.
+    te.spec.stop =
+        Some(serde_json::from_value(json!({"code": "CANCELLED", "reason": "x"})).unwrap());
+    let asked = plan(&te, PodView::Present(&pod), None, at(7));
+    assert_eq!(asked.wake, Some(at(6).after(UNREACHABLE_GRACE)));
+    let status = step(&mut te, PodView::Present(&pod), None, later);
+    assert!(status.phase.is_final());
+}
+
+#[test]
 fn a_deadline_ends_the_execution_whatever_budget_is_left() {
     let mut te = execution(
         json!({"deadline": "5s", "retry": {"maxAttempts": 9, "backoff": {"initial": "1m", "factor": 1.0, "max": "1m", "jitter": 0.0}}}),
