@@ -145,8 +145,8 @@ impl System {
     /// The lease was lost, a part of the operator ended, or what `end` says.
     pub async fn run(self, end: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
         let mut end = std::pin::pin!(end);
-        let mut tasks = JoinSet::new();
-        let synced = self.start_watches(&mut tasks);
+        let mut standby = JoinSet::new();
+        let synced = self.start_watches(&mut standby);
         let mut lease = Lease::new(
             self.client.clone(),
             &self.settings,
@@ -154,6 +154,7 @@ impl System {
             self.clock.clone(),
             self.metrics.clone(),
         );
+        let fence = lease.fence();
         info!(
             identity = self.identity,
             "waiting for the lease and the first lists"
@@ -175,18 +176,32 @@ impl System {
         }
         info!(identity = self.identity, "leading");
         self.metrics.show_leader(true);
-        self.start_reconcilers(&mut tasks, lease.fence());
+        standby.shutdown().await;
+        let mut tasks = JoinSet::new();
         let result = tokio::select! {
             biased;
             ended = &mut end => ended,
             () = lease.lost() => Err("the lease was lost".into()),
-            Some(ended) = tasks.join_next() => Err(format!("a part of the operator ended: {ended:?}").into()),
+            ended = self.lead(&mut tasks, fence) => Err(ended),
         };
         self.metrics.show_leader(false);
         // First the work ends, then the lease goes to somebody else.
         tasks.shutdown().await;
         lease.give_back().await;
         result
+    }
+
+    /// Works until a part of the operator ends. What a standby's watches told may be older than the
+    /// last writes of the leader before, as a connection can be silent without being broken: so
+    /// everything is listed once more, from now on.
+    async fn lead(&self, tasks: &mut JoinSet<()>, fence: Fence) -> Error {
+        let synced = self.start_watches(tasks);
+        if let Err(error) = all(synced).await {
+            return error;
+        }
+        self.start_reconcilers(tasks, fence);
+        let ended = tasks.join_next().await;
+        format!("a part of the operator ended: {ended:?}").into()
     }
 
     fn start_watches(&self, tasks: &mut JoinSet<()>) -> Vec<watch::Receiver<bool>> {
