@@ -17,7 +17,7 @@ demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour 
 demo-down: cluster-down ## Remove what the demo started
 
 .PHONY: test unit sim sim-bugs e2e lint
-test: unit e2e ## Every test that must pass
+test: unit sim e2e ## Every test that must pass
 unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked -- --skip every_world

@@ -1,24 +1,24 @@
 //! What always holds: checked at every write, every message and every request, and once more at
 //! the end. The laws look at what is stored and told, never at what the operator thinks.
 
+mod control;
 mod records;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use compozy::{
-    api::{
-        FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
-    },
-    ports::Message,
+use compozy::api::{
+    FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::Value;
 use tokio::time::Instant;
 
+pub use told::place;
+
 use crate::{
     api_server::{Change, Kind},
-    bus::header,
     corpus::kubelet::status,
 };
 
@@ -190,15 +190,16 @@ impl Laws {
         let spec = &execution.spec;
         let mut wrong = Vec::new();
         for record in &status.attempts {
-            let pod = self.pods.values().find(|pod| {
-                pod.execution == uid && pod.attempt == record.number && pod.exit_code.is_some()
-            });
-            let exit_code = pod.and_then(|pod| pod.exit_code);
-            let done = record.reason == "Completed";
-            if done && (pod.is_none() || exit_code.is_some_and(|code| code != 0)) {
+            let pods = self.pods.values();
+            // More than one, if the first was taken away by force.
+            let mut ends = pods
+                .filter(|pod| pod.execution == uid && pod.attempt == record.number)
+                .map(|pod| pod.exit_code);
+            if record.reason == "Completed" && !ends.clone().any(|end| end == Some(0)) {
                 wrong.push(format!(
-                    "attempt {} is said to have succeeded, its pod: {exit_code:?}",
-                    record.number
+                    "attempt {} is said to have succeeded, its pod: {:?}",
+                    record.number,
+                    ends.next()
                 ));
             }
         }
@@ -370,132 +371,6 @@ impl Laws {
             run.seen.stripped = true;
         }
     }
-
-    /// A deleted object was let go although NATS did not have its events: an Event says so.
-    pub fn let_go(&mut self) {
-        self.let_go = true;
-    }
-
-    /// The stream lost messages by a failure and holds these.
-    pub fn stream_lost(&mut self, left: &[(String, u64)], now: u64) {
-        let newest = |uid: &String| {
-            left.iter()
-                .filter(|(of, _)| of == uid)
-                .map(|(_, seq)| *seq)
-                .max()
-        };
-        self.told
-            .retain(|(uid, seq)| newest(uid).is_some_and(|newest| *seq <= newest));
-        self.lost_at = Some(now);
-    }
-
-    /// The stream's limits took messages, and it holds these.
-    pub fn stream_retired(&mut self, left: &[(String, u64)]) {
-        self.retired = true;
-        let of_told = self.told.iter().map(|(uid, _)| uid);
-        let gone = of_told
-            .filter(|uid| !left.iter().any(|(of, _)| of == *uid))
-            .cloned();
-        self.forgotten.extend(gone.collect::<Vec<_>>());
-    }
-
-    /// A message was stored.
-    pub fn stored(&mut self, message: &Message, now: u64) {
-        let Some((uid, seq)) = place(message) else {
-            return self.break_with("messages say their place", message.subject.clone());
-        };
-        let event = message.subject.rsplit('.').next().unwrap_or_default();
-        let history = match (self.executions.get(&uid), self.runs.get(&uid)) {
-            (Some(seen), _) => &seen.history,
-            (_, Some(run)) => &run.history,
-            _ => return self.break_with("told after it was recorded", format!("{uid}:{seq}")),
-        };
-        if history.get(&seq).map(String::as_str) != Some(event) {
-            let what = format!("at {now} {uid}:{seq} {event}, recorded: {history:?}");
-            return self.break_with("told after it was recorded", what);
-        }
-        let told = self.told.iter().filter(|(of, _)| *of == uid);
-        let last = told.map(|(_, seq)| *seq).max().unwrap_or(0);
-        // What the object no longer holds cannot be told again.
-        let fits = match self.lost_at {
-            _ if self.forgotten.contains(&uid) => true,
-            Some(_) => seq > last,
-            None => seq == last + 1,
-        };
-        if !fits {
-            let what = format!("at {now} {uid}:{seq} {event} after {last}");
-            self.break_with("told once and in order", what);
-        }
-        self.told.push((uid, seq));
-    }
-
-    /// The world is at rest: everything is told, in order.
-    pub fn at_the_end(&mut self) {
-        let mut wrong = Vec::new();
-        let objects = self
-            .executions
-            .iter()
-            .map(|(uid, seen)| (uid, &seen.history, &seen.seen))
-            .chain(
-                self.runs
-                    .iter()
-                    .map(|(uid, run)| (uid, &run.history, &run.seen)),
-            );
-        for (uid, history, seen) in objects {
-            let spared = seen.stripped
-                || seen.gone && self.let_go
-                || self
-                    .lost_at
-                    .is_some_and(|lost| self.retired || seen.held_at < lost);
-            let newest = history.keys().next_back().copied().unwrap_or(0);
-            let told = self.told.iter().filter(|(of, _)| of == uid);
-            let told = told.map(|(_, seq)| *seq).max().unwrap_or(0);
-            if told != newest && !spared {
-                wrong.push(format!("{uid}: told up to {told} of {newest}: {history:?}"));
-            }
-        }
-        for wrong in wrong {
-            self.break_with("everything is told", wrong);
-        }
-        if self.lost_at.is_none() && !self.retired {
-            self.runs_frame_their_tasks();
-        }
-    }
-
-    /// `started` comes before a run's tasks, `completed` and `failed` after them.
-    fn runs_frame_their_tasks(&mut self) {
-        let mut wrong = Vec::new();
-        for (uid, run) in self.runs.iter().filter(|(_, run)| !run.seen.stripped) {
-            let place_of = |seq: u64| {
-                self.told
-                    .iter()
-                    .position(|told| *told == (uid.clone(), seq))
-            };
-            let tasks = self.told.iter().enumerate().filter(|(_, (of, _))| {
-                let seen = self.executions.get(of);
-                seen.is_some_and(|seen| seen.run == *uid && !seen.seen.stripped)
-            });
-            let places: Vec<usize> = tasks.map(|(place, _)| place).collect();
-            let (Some(first), Some(last)) = (places.first(), places.last()) else {
-                continue;
-            };
-            let start = place_of(1);
-            if start.is_some_and(|start| start > *first) {
-                wrong.push(format!("{uid}: started after its tasks"));
-            }
-            let by_its_tasks = |event: &String| matches!(event.as_str(), "completed" | "failed");
-            let end = run.history.iter().find(|(_, event)| by_its_tasks(event));
-            if let Some(end) = end.and_then(|(seq, _)| place_of(*seq))
-                && end < *last
-                && !self.let_go
-            {
-                wrong.push(format!("{uid}: ended before its tasks"));
-            }
-        }
-        for wrong in wrong {
-            self.break_with("a run frames its tasks", wrong);
-        }
-    }
 }
 
 impl Seen {
@@ -575,11 +450,4 @@ fn exit_code(pod: &Pod) -> Option<i32> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let main = statuses.iter().find(|container| container.name == "main")?;
     Some(main.state.as_ref()?.terminated.as_ref()?.exit_code)
-}
-
-/// Of which object a message is, and its place in that object's history.
-pub fn place(message: &Message) -> Option<(String, u64)> {
-    let seq = header(message, "ce-sequence")?.parse().ok()?;
-    let (uid, _) = message.id.rsplit_once(':')?;
-    Some((uid.to_owned(), seq))
 }

@@ -131,7 +131,18 @@ fn workflow(dice: &mut Rng) -> Value {
         spec["timeout"] = json!(format!("{}s", dice.u32(5..300)));
     }
     if one_in(dice, 3) {
-        spec["failurePolicy"] = json!(dice.choice(["FailFast", "Complete"]));
+        spec["failurePolicy"] = json!(dice.choice(["FailFast", "Complete", "Cancel"]));
+    }
+    if one_in(dice, 5) {
+        spec["ttl"] = json!({});
+        for after in ["afterSucceeded", "afterFailed"] {
+            if dice.bool() {
+                spec["ttl"][after] = json!(format!("{}s", dice.u32(0..90)));
+            }
+        }
+    }
+    if one_in(dice, 12) {
+        spec["suspend"] = json!(true);
     }
     if one_in(dice, 4) {
         spec["outputs"] = json!({"last": format!("${{{{ tasks.t{}.outputs.n }}}}", count - 1)});
@@ -189,6 +200,16 @@ fn acts(dice: &mut Rng, planned: &Planned, quiet_at: u64) -> Vec<(u64, String, A
     }
     if one_in(dice, 8) {
         add(dice, Act::Delete);
+    }
+    if planned.spec["suspend"] == true || one_in(dice, 5) {
+        for _ in 0..dice.u8(1..4) {
+            for suspend in [true, false] {
+                add(dice, Act::Patch(json!({"spec": {"suspend": suspend}})));
+            }
+        }
+        // Whoever suspends a run lets it go on in the end.
+        let resume = Act::Patch(json!({"spec": {"suspend": false}}));
+        acts.push((quiet_at + 20_000, planned.name.clone(), resume));
     }
     acts
 }

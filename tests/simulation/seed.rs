@@ -173,6 +173,7 @@ impl Conductor {
             state.lives = true;
             state.life += 1;
             let life = state.life;
+            world.last_start = world.now();
             world.say("world", &format!("operator {replica}.{life} starts"));
             Process { replica, life }
         };
@@ -208,7 +209,7 @@ impl Conductor {
             }
             return false;
         }
-        let still = now >= world.last_write + STILL && now >= quiet + STILL;
+        let still = now >= world.last_write.max(world.last_start).max(quiet) + STILL;
         if still {
             let unfinished = world.unfinished();
             if unfinished.is_empty() {

@@ -17,6 +17,7 @@ const TROUBLES: &[Class] = &[
     Class::QuotaExceeded,
     Class::WebhookRefuses,
     Class::CrdMissing,
+    Class::NamespaceEnds,
     Class::InvalidStored,
     Class::WatchCut,
     Class::WatchGone,
@@ -75,8 +76,8 @@ impl World {
         let request = Request::create(Kind::Workflow, NAMESPACE, body);
         if let Err(refusal) = self.ask("user", &request) {
             self.say("user", &refusal.body()["message"].to_string());
-            // Its predecessor goes first, or the CRD comes back.
-            if matches!(refusal.code(), 404 | 409) {
+            // Its predecessor goes first, or the CRD or the namespace comes back.
+            if matches!(refusal.code(), 403 | 404 | 409) {
                 let planned = planned.clone();
                 self.later(700, move |world| world.create(&planned));
             }
@@ -126,6 +127,7 @@ impl World {
                     }
                 })
             }
+            Class::NamespaceEnds => self.end_namespace(),
             Class::InvalidStored => self.store_unreadable(),
             Class::WatchCut => {
                 self.cut_one_watch();
@@ -323,7 +325,10 @@ impl World {
             }
             Class::BusFull => return self.for_a_while(span, |world, on| world.bus.full = on),
             Class::BusEmptied => self.bus.empty(),
-            Class::BusEndLost if there => self.bus.lose_end(count),
+            Class::BusEndLost if there => {
+                self.bus.lose_end(count);
+                self.power_fails();
+            }
             Class::BusRetired if there => {
                 self.bus.retire(count);
                 let left = self.left_in_stream();
@@ -337,6 +342,25 @@ impl World {
         self.laws.stream_lost(&left, now);
         // It was a restart of the server.
         self.for_a_while(300, |world, on| world.bus.away = on)
+    }
+
+    /// What takes the end of a stream may take an operator with it, before it noticed.
+    fn power_fails(&mut self) {
+        let replica = self.faults.dice.usize(..self.replicas.len());
+        let state = &self.replicas[replica];
+        let process = Process {
+            replica,
+            life: state.life,
+        };
+        if state.lives && self.faults.dice.u8(..4) == 0 {
+            let wait = self.faults.dice.u64(0..2000);
+            self.later(wait, move |world| {
+                if world.faults.are_on() && world.lives(process) {
+                    world.strike(Class::Crash);
+                    world.kill(process);
+                }
+            });
+        }
     }
 
     fn left_in_stream(&self) -> Vec<(String, u64)> {
@@ -379,31 +403,5 @@ impl World {
                 self.act(&key.name, Act::Patch(cancel));
             }
         }
-    }
-
-    /// What keeps the world from being at rest.
-    pub fn unfinished(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for kind in [Kind::Workflow, Kind::TaskExecution, Kind::Pod] {
-            for (key, object) in self.all(kind) {
-                let metadata = &object["metadata"];
-                let held = metadata["finalizers"]
-                    .as_array()
-                    .is_some_and(|held| !held.is_empty());
-                let deleted = !metadata["deletionTimestamp"].is_null();
-                let ended = kind == Kind::Pod || !object["status"]["finishedAt"].is_null();
-                if held || deleted || !ended {
-                    let phase = &object["status"]["phase"];
-                    found.push(format!(
-                        "{kind:?} {}: {phase}, finalizers {}, deleted {deleted}",
-                        key.name, metadata["finalizers"]
-                    ));
-                }
-            }
-        }
-        if self.replicas.iter().all(|replica| !replica.lives) {
-            found.push("no operator lives".to_owned());
-        }
-        found
     }
 }

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use compozy::ports::Clock;
+use compozy::{api::Time, ports::Clock};
 use futures::stream;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -47,6 +48,9 @@ impl World {
             let leader = self.leader();
             self.laws
                 .writes(&process.identity(), &leader, &request.line(), self.now());
+            if process.identity() == leader {
+                self.look_before(&request);
+            }
         }
         let (identity, at) = (process.identity(), Instant::now());
         match request.kind {
@@ -60,6 +64,34 @@ impl World {
             false => self.faults.dice.u64(0..3),
         };
         self.later(wait, move |world| world.arrive(process, request, asker));
+    }
+
+    /// What the laws say to a write that the leader decided upon. It may come late.
+    fn look_before(&mut self, request: &Request) {
+        let (body, namespace) = (&request.body, &request.namespace);
+        let named = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match (request.verb, request.kind) {
+            (Verb::Create, Kind::TaskExecution) => {
+                let run = named(&body["spec"]["workflow"]["name"]);
+                if let Some(run) = self.api.get(Kind::Workflow, namespace, &run) {
+                    self.laws.schedules(body, run);
+                }
+            }
+            (Verb::Create, Kind::Pod) => {
+                let owner = named(&body["metadata"]["ownerReferences"][0]["name"]);
+                if let Some(owner) = self.api.get(Kind::TaskExecution, namespace, &owner) {
+                    self.laws.dispatches(body, owner);
+                }
+            }
+            (Verb::Delete, Kind::Workflow) => {
+                let is_right = !self.faults.fired.contains_key(&Class::ClockJump);
+                let now = is_right.then(|| Time(self.time()));
+                if let Some(run) = self.api.get(Kind::Workflow, namespace, &request.name) {
+                    self.laws.expires(run, now);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn never_answer(&mut self, asker: Asker) {
@@ -203,7 +235,7 @@ impl World {
         if creates && request.kind == Kind::TaskExecution && self.no_executions {
             return Some(Refusal::by_webhook("not now"));
         }
-        let guarded = matches!(request.verb, Verb::Update | Verb::Patch(_));
+        let guarded = matches!(request.verb, Verb::Update | Verb::Patch(_) | Verb::Delete);
         if guarded && self.faults.strikes(Class::Conflict, 0.02) {
             return Some(Refusal::modified(resource, &name));
         }
@@ -255,7 +287,10 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         let passed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let off = self.world.lock().replicas[self.process.replica].clock;
+        let mut world = self.world.lock();
+        world.looked_at_the_clock(passed);
+        let off = world.replicas[self.process.replica].clock;
+        drop(world);
         let now = time_at(passed);
         now.saturating_add(SignedDuration::from_millis(off))
             .unwrap_or(now)

@@ -32,6 +32,9 @@ pub const LEASE: &str = "compozy-operator";
 /// When every world begins.
 const START: i64 = 1_767_225_600;
 
+/// Who looks at the clock so often while it stands still turns in a circle.
+const LOOKS: u64 = 100_000;
+
 type Deed = Box<dyn FnOnce(&mut World) + Send>;
 
 /// A process of the operator: which replica, and which of its lives.
@@ -101,6 +104,10 @@ pub struct World {
     pub last_write: u64,
     /// The operator's writes that reached the API server, counted.
     pub effects: u64,
+    /// How often the operators looked at the clock while it stood still, and when that was.
+    looks: (u64, u64),
+    /// When an operator last started.
+    pub last_start: u64,
     /// The operator dies at this effect: before it is done, or (true) after.
     pub crash_at: Option<(u64, bool)>,
     now: u64,
@@ -143,6 +150,8 @@ impl World {
             no_executions: false,
             last_write: 0,
             effects: 0,
+            looks: (0, 0),
+            last_start: 0,
             crash_at: None,
             now: 0,
             agenda: BTreeMap::new(),
@@ -206,6 +215,19 @@ impl World {
     pub fn lives(&self, process: Process) -> bool {
         let replica = &self.replicas[process.replica];
         replica.lives && replica.life == process.life
+    }
+
+    /// An operator looks at the clock.
+    pub fn looked_at_the_clock(&mut self, now: u64) {
+        match &mut self.looks {
+            (at, count) if *at == now => *count += 1,
+            looks => *looks = (now, 0),
+        }
+        if self.looks.1 == LOOKS {
+            let what = format!("time goes on: the operator does not sleep at {now}");
+            self.laws.broken.push(what);
+            self.wake.notify_one();
+        }
     }
 
     /// A request of somebody else than the operator: nothing goes wrong with it.

@@ -1,0 +1,50 @@
+//! When a world is at rest.
+
+use serde_json::Value;
+
+use crate::{
+    api_server::Kind,
+    world::{NAMESPACE, World},
+};
+
+impl World {
+    /// What keeps the world from being at rest.
+    pub fn unfinished(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for kind in [Kind::Workflow, Kind::TaskExecution, Kind::Pod] {
+            for (key, object) in self.all(kind) {
+                let metadata = &object["metadata"];
+                let held = metadata["finalizers"]
+                    .as_array()
+                    .is_some_and(|held| !held.is_empty());
+                let deleted = !metadata["deletionTimestamp"].is_null();
+                let ended = kind == Kind::Pod || !object["status"]["finishedAt"].is_null();
+                let expires = kind == Kind::Workflow && ended && has_ttl(&object);
+                if held || deleted || !ended || expires {
+                    let phase = &object["status"]["phase"];
+                    found.push(format!(
+                        "{kind:?} {}: {phase}, finalizers {}, deleted {deleted}",
+                        key.name, metadata["finalizers"]
+                    ));
+                }
+            }
+        }
+        let namespace = self.api.get(Kind::Namespace, "", NAMESPACE);
+        if namespace.is_none_or(|it| !it["metadata"]["deletionTimestamp"].is_null()) {
+            found.push("the namespace is away".to_owned());
+        }
+        if self.replicas.iter().all(|replica| !replica.lives) {
+            found.push("no operator lives".to_owned());
+        }
+        found
+    }
+}
+
+/// Whether a run that has ended is deleted in a while.
+fn has_ttl(run: &Value) -> bool {
+    let field = match run["status"]["phase"] == "Succeeded" {
+        true => "afterSucceeded",
+        false => "afterFailed",
+    };
+    !run["spec"]["ttl"][field].is_null()
+}
