@@ -42,6 +42,7 @@ impl SimBus {
     ) -> Heard<T> {
         let answer = {
             let mut world = self.world.lock();
+            world.catch_up();
             if world.bus.away {
                 return Heard::NotConnected;
             }

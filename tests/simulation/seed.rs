@@ -115,6 +115,7 @@ impl Conductor {
     async fn conduct(mut self) {
         // The runtime's own clock starts with the first call.
         self.start = Instant::now();
+        self.world.lock().start_clock(self.start);
         self.world.lock().begin();
         let wake = self.world.lock().wake();
         loop {

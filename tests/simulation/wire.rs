@@ -41,6 +41,7 @@ pub fn client(world: &Shared, process: Process) -> kube::Client {
 impl World {
     /// A process sends a request.
     fn send(&mut self, process: Process, request: Request, asker: Asker) {
+        self.catch_up();
         if !self.lives(process) {
             return self.never_answer(asker);
         }

@@ -11,7 +11,10 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc::UnboundedSender};
+use tokio::{
+    sync::{Notify, mpsc::UnboundedSender},
+    time::Instant,
+};
 
 use crate::{
     api_server::{Answer, ApiServer, Event, Key, Kind, Lost, Refusal, Request, Verb, Watch},
@@ -111,6 +114,8 @@ pub struct World {
     /// The operator dies at this effect: before it is done, or (true) after.
     pub crash_at: Option<(u64, bool)>,
     now: u64,
+    /// The beginning, on the operators' clock.
+    start: Option<Instant>,
     agenda: BTreeMap<(u64, u64), Deed>,
     serial: u64,
     followers: BTreeMap<u64, Follower>,
@@ -154,11 +159,23 @@ impl World {
             last_start: 0,
             crash_at: None,
             now: 0,
+            start: None,
             agenda: BTreeMap::new(),
             serial: 0,
             followers: BTreeMap::new(),
             wake: Arc::default(),
         }
+    }
+
+    /// The operators' clock begins now.
+    pub fn start_clock(&mut self, start: Instant) {
+        self.start = Some(start);
+    }
+
+    /// An operator does something by its own timer: it may be later than the last deed.
+    pub fn catch_up(&mut self) {
+        let passed = self.start.map_or(0, |start| start.elapsed().as_millis());
+        self.now = self.now.max(u64::try_from(passed).unwrap_or(u64::MAX));
     }
 
     /// Milliseconds since the beginning.
