@@ -159,6 +159,7 @@ impl Conductor {
             Order::Freeze(span) => {
                 let until = self.now() + span;
                 self.world.lock().run_until(until);
+                self.world.lock().last_start = until;
                 advance(Duration::from_millis(span)).await;
             }
         }

@@ -109,7 +109,7 @@ pub struct World {
     pub effects: u64,
     /// How often the operators looked at the clock while it stood still, and when that was.
     looks: (u64, u64),
-    /// When an operator last started.
+    /// When an operator last started, or could go on after it was frozen.
     pub last_start: u64,
     /// The operator dies at this effect: before it is done, or (true) after.
     pub crash_at: Option<(u64, bool)>,
