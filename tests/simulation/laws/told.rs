@@ -2,8 +2,11 @@
 
 use compozy::ports::Message;
 
-use super::Laws;
+use super::{Laws, Seen};
 use crate::bus::header;
+
+/// So often the stream is looked at, if nothing else shows that it lost messages.
+const UNKNOWN: u64 = 35_000;
 
 impl Laws {
     /// A deleted object was let go although NATS did not have its events: an Event says so.
@@ -86,7 +89,7 @@ impl Laws {
                 || seen.gone && self.let_go
                 || self
                     .lost_at
-                    .is_some_and(|lost| self.retired || seen.held_at < lost);
+                    .is_some_and(|lost| self.retired || seen.held_at < lost + unknown(seen));
             let newest = history.keys().next_back().copied().unwrap_or(0);
             let told = self.told_up_to(uid);
             if told != newest && !spared {
@@ -134,6 +137,14 @@ impl Laws {
         for wrong in wrong {
             self.break_with("a run frames its tasks", wrong);
         }
+    }
+}
+
+/// For how long a loss may not be known by which an object is lost that is gone.
+fn unknown(seen: &Seen) -> u64 {
+    match seen.gone {
+        true => UNKNOWN,
+        false => 0,
     }
 }
 
