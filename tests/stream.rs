@@ -128,13 +128,16 @@ fn message(object: u32, seq: u64) -> Message {
     }
 }
 
+/// Where a message stands, its identity, and its place in its object's history.
+type Place = (u64, Option<String>, Option<u64>);
+
 /// An answer, less what cannot be the same.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Published(Result<(u64, bool), PublishError>),
-    Last(Result<Option<(u64, Option<String>, Option<u64>)>, BusError>),
-    /// Which of the streams that there were, its ends, and whether there is an oldest message.
-    Identity(Result<(String, u64, u64, bool), BusError>),
+    Last(Result<Option<Place>, BusError>),
+    /// Which of the streams that there were, and its ends.
+    Identity(Result<(String, u64, u64), BusError>),
     Done,
 }
 
@@ -155,14 +158,13 @@ async fn ask(bus: &dyn Bus, act: &Act) -> Answer {
     }
 }
 
-fn identity(stream: StreamIdentity) -> (String, u64, u64, bool) {
+fn identity(stream: StreamIdentity) -> (String, u64, u64) {
     let StreamIdentity {
         created,
         first_sequence,
         last_sequence,
-        oldest,
     } = stream;
-    (created, first_sequence, last_sequence, oldest.is_some())
+    (created, first_sequence, last_sequence)
 }
 
 /// The model, which is asked as a bus is.

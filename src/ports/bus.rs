@@ -72,8 +72,6 @@ pub struct StreamIdentity {
     pub first_sequence: u64,
     /// The sequence of the last message that it took; it only ever grows, unless the server lost data.
     pub last_sequence: u64,
-    /// When the oldest message that is still there was stored; none if the stream is empty.
-    pub oldest: Option<jiff::Timestamp>,
 }
 
 /// Why a message is not known to be stored.

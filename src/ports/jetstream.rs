@@ -103,10 +103,8 @@ pub(super) struct StreamInfo {
 
 #[derive(Debug, Clone, Deserialize)]
 struct StreamState {
-    messages: u64,
     first_seq: u64,
     last_seq: u64,
-    first_ts: Option<jiff::Timestamp>,
 }
 
 impl StreamInfo {
@@ -115,7 +113,6 @@ impl StreamInfo {
             created: self.created,
             first_sequence: self.state.first_seq,
             last_sequence: self.state.last_seq,
-            oldest: self.state.first_ts.filter(|_| self.state.messages > 0),
         }
     }
 }

@@ -168,7 +168,6 @@ impl JetStream {
                 None => self.last + 1,
             },
             last_sequence: self.last,
-            oldest: first.map(|kept| kept.at),
         })
     }
 

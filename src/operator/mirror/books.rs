@@ -23,7 +23,6 @@ impl Stream {
             created: String::new(),
             first_sequence: 0,
             last_sequence: 0,
-            oldest: None,
         };
         Self { identity, epoch: 0 }
     }
@@ -220,7 +219,6 @@ mod tests {
             created: created.into(),
             first_sequence: 1,
             last_sequence,
-            oldest: None,
         }
     }
 
