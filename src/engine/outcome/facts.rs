@@ -208,11 +208,21 @@ impl<'a> Facts<'a> {
         }
         match self.terminated() {
             Some(main) => {
-                main.exit_code == 0 || stopped || self.is_explained() || self.others_live()
+                main.exit_code == 0
+                    || stopped
+                    || self.is_explained()
+                    || self.others_live()
+                    || self.was_never_started()
             }
             // Deleted before it had a node: no kubelet will ever say a word about it.
             None => self.is_deleted() && !self.has_node(),
         }
+    }
+
+    /// Whether the runtime could not start the task's container, which explains its end.
+    fn was_never_started(&self) -> bool {
+        let reason = self.terminated().and_then(|main| main.reason.as_deref());
+        self.started_at().is_none() && reason == Some("StartError")
     }
 
     fn is_explained(&self) -> bool {

@@ -37,8 +37,8 @@
 //!
 //! `main` exiting 0 is enough; the kubelet says the pod's phase about a second later. Any other
 //! end of `main` alone is not: why the pod was killed comes only with the final phase. Until then
-//! it counts as running, unless a deletion or disruption already says why, or other containers
-//! (a webhook's) live on and the phase may never come.
+//! it counts as running, unless a deletion or disruption already says why, the runtime could not
+//! start it, or other containers (a webhook's) live on and the phase may never come.
 
 mod facts;
 mod failure;

@@ -253,6 +253,19 @@ fn a_running_container_without_a_start_began_with_its_pod() {
 }
 
 #[test]
+fn a_container_that_could_not_be_started_never_counts_as_running() {
+    let end = json!({"exitCode": 128, "reason": "StartError", "message": "no such file",
+        "startedAt": "1970-01-01T00:00:00Z", "finishedAt": FINISHED});
+    let pod = pod_with("Running", json!({ "terminated": end }));
+    let ended = ended_of(&pod);
+    assert_eq!((ended.started_at, ended.exit_code), (None, Some(128)));
+    let Outcome::Failed { error, .. } = ended.outcome else {
+        panic!("{:?}", ended.outcome)
+    };
+    assert_eq!(error.code, "START_ERROR");
+}
+
+#[test]
 fn every_bound_has_its_code() {
     assert_eq!(WaitKind::Scheduling.overdue(), None);
     assert_eq!(WaitKind::Image.overdue(), Some(ErrorCode::ImagePull));
