@@ -230,25 +230,28 @@ fn owner(pod: &Pod) -> Option<Key> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_run_that_is_being_deleted_wakes_its_task_executions() {
-        let run = |version: &str, more: serde_json::Value| {
-            let mut run = json!({
-                "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
-                "metadata": {"name": "w", "namespace": "n", "uid": "wu", "resourceVersion": version},
-                "spec": {"tasks": []},
-            });
-            if let (Some(metadata), Some(more)) =
-                (run["metadata"].as_object_mut(), more.as_object())
-            {
-                metadata.extend(more.clone());
+    fn run(version: &str, more: Value) -> Workflow {
+        let mut run = json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+            "metadata": {"name": "w", "namespace": "n", "uid": "wu", "resourceVersion": version},
+            "spec": {"tasks": []},
+        });
+        for (part, value) in more.as_object().into_iter().flatten() {
+            let fields = value.as_object().cloned().unwrap_or_default();
+            match run[part].as_object_mut() {
+                Some(known) => known.extend(fields),
+                None => run[part] = fields.into(),
             }
-            serde_json::from_value::<Workflow>(run).unwrap()
-        };
+        }
+        serde_json::from_value(run).unwrap()
+    }
+
+    /// A hub that knows a run and its task execution, which nobody has to look at.
+    async fn hub_at_rest() -> (Hub, Key) {
         let execution: TaskExecution = serde_json::from_value(json!({
             "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
             "metadata": {"name": "t", "namespace": "n", "uid": "tu", "resourceVersion": "2"},
@@ -264,17 +267,32 @@ mod tests {
         hub.execution(execution);
         let key = hub.executions.next().await;
         hub.executions.done(&key);
+        (hub, key)
+    }
 
-        hub.workflow(run("3", json!({"labels": {"a": "b"}})));
+    #[tokio::test]
+    async fn a_run_that_is_being_deleted_wakes_its_task_executions() {
+        let (hub, key) = hub_at_rest().await;
+        hub.workflow(run("3", json!({"metadata": {"labels": {"a": "b"}}})));
         assert_eq!(
             hub.executions.depth(),
             0,
             "a change that does not concern them"
         );
-        hub.workflow(run(
-            "4",
-            json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
-        ));
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        hub.workflow(run("4", json!({ "metadata": deleted })));
         assert_eq!(hub.executions.next().await, key);
+    }
+
+    /// Its end may have been recorded by a write whose answer was lost.
+    #[tokio::test]
+    async fn a_run_that_is_seen_to_have_ended_wakes_its_task_executions_once() {
+        let (hub, key) = hub_at_rest().await;
+        let ended = json!({"status": {"phase": "Failed"}});
+        hub.workflow(run("3", ended.clone()));
+        assert_eq!(hub.executions.next().await, key);
+        hub.executions.done(&key);
+        hub.workflow(run("4", ended));
+        assert_eq!(hub.executions.depth(), 0, "it had ended before");
     }
 }
