@@ -21,6 +21,7 @@ use expect::Expect;
 use script::Script;
 
 /// One case: a workflow, what happens to it, and what must come of that.
+#[derive(Debug)]
 pub struct Case {
     /// The folder's name, and the workflow's.
     pub name: String,
@@ -104,4 +105,15 @@ fn read<T: DeserializeOwned>(path: &Path) -> T {
 
 fn wrong(path: &Path, error: &dyn std::error::Error) -> ! {
     panic!("{}: {error}", path.display())
+}
+
+#[test]
+fn there_are_enough_cases_and_some_for_the_real_cluster() {
+    let cases = cases();
+    let on_cluster = cases.iter().filter(|case| case.expect.cluster).count();
+    assert!(
+        cases.len() >= 60 && on_cluster >= 15,
+        "{} {on_cluster}",
+        cases.len()
+    );
 }

@@ -39,14 +39,3 @@ fn every_case_ends_as_it_expects() {
 fn so_does_every_case_with_an_operator_that_begins_anew_before_each_decision() {
     assert_as_expected(true);
 }
-
-#[test]
-fn there_are_enough_cases_and_some_for_the_real_cluster() {
-    let cases = corpus::cases();
-    let on_cluster = cases.iter().filter(|case| case.expect.cluster).count();
-    assert!(
-        cases.len() >= 60 && on_cluster >= 15,
-        "{} {on_cluster}",
-        cases.len()
-    );
-}

@@ -88,9 +88,13 @@ impl World {
 
     fn take_message(
         &mut self,
+        process: Process,
         message: &Message,
         expected: u64,
     ) -> Result<PublishAck, PublishError> {
+        if self.disturbed_before_message(process) {
+            return Err(PublishError::Timeout);
+        }
         if self.faults.strikes(Class::BusInFlight, 0.05) {
             return Err(PublishError::InFlight);
         }
@@ -103,6 +107,9 @@ impl World {
         if result.as_ref().is_ok_and(|ack| !ack.duplicate) {
             self.laws.stored(message, self.now());
         }
+        if self.disturbed_after_message(process) {
+            return Err(PublishError::Timeout);
+        }
         result
     }
 }
@@ -114,8 +121,8 @@ impl Bus for SimBus {
         message: &Message,
         expected_last: u64,
     ) -> Result<PublishAck, PublishError> {
-        let message = message.clone();
-        let asked = self.ask(move |world| world.take_message(&message, expected_last));
+        let (process, message) = (self.process, message.clone());
+        let asked = self.ask(move |world| world.take_message(process, &message, expected_last));
         match asked.await {
             Heard::Answer(answer) => answer,
             Heard::Nothing => Err(PublishError::Timeout),

@@ -33,6 +33,8 @@ impl World {
                 };
                 self.until(at.0) + slow
             }
+            // In a case it is there as long as the case lasts.
+            None if is_silent(&attempt, &pod) && self.case.is_some() => GIVEN_UP.end,
             None if is_silent(&attempt, &pod) => self.faults.dice.u64(GIVEN_UP),
             None => return,
         };
@@ -97,6 +99,13 @@ impl World {
                 self.laws
                     .stripped(pod.metadata.uid.as_deref().unwrap_or_default());
                 self.strip(Kind::Pod, key);
+                let attempt = self.scenario.attempt(pod);
+                if let Some(Fate::Vanishes(vanishes)) = attempt.map(|attempt| attempt.fate)
+                    && let Some(span) = vanishes.name_taken
+                {
+                    let span = u64::try_from(span.get().as_millis()).unwrap_or(u64::MAX);
+                    self.take_name(&key.name, span);
+                }
             }
         }
     }

@@ -8,8 +8,8 @@
 
 mod api_server;
 mod bus;
+mod cases;
 #[path = "../corpus/mod.rs"]
-#[allow(dead_code)] // this program plays the pods' scripts alone
 mod corpus;
 mod faults;
 mod kubelet;
@@ -19,6 +19,7 @@ mod namespace;
 mod rest;
 mod scenario;
 mod seed;
+mod systematic;
 mod trace;
 mod troubles;
 mod wire;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     api_server::Kind,
+    cases::UnderWay,
     world::{NAMESPACE, World},
 };
 
@@ -32,6 +33,9 @@ impl World {
         let namespace = self.api.get(Kind::Namespace, "", NAMESPACE);
         if namespace.is_none_or(|it| !it["metadata"]["deletionTimestamp"].is_null()) {
             found.push("the namespace is away".to_owned());
+        }
+        if self.case.as_ref().is_some_and(UnderWay::waits_for_users) {
+            found.push("users are still to act".to_owned());
         }
         if self.replicas.iter().all(|replica| !replica.lives) {
             found.push("no operator lives".to_owned());

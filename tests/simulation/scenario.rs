@@ -1,15 +1,20 @@
 //! What users want of a world: workflows, what their pods do, and what users do meanwhile. Drawn
 //! from a seed; the script of a pod depends on its task and attempt alone.
 
+use std::sync::Arc;
+
 use compozy::api::{Duration, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW};
 use fastrand::Rng;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    corpus::script::{
-        Attempt, Before, Evicted, Evictor, Exits, Fate, Hangs, Lack, Loss, NeverStarts, NodeLost,
-        Nothing, Reason, Soon, Succeeds, Vanishes,
+    corpus::{
+        Case,
+        script::{
+            Attempt, Before, Evicted, Evictor, Exits, Fate, Hangs, Lack, Loss, NeverStarts,
+            NodeLost, Nothing, Reason, Soon, Succeeds, Vanishes,
+        },
     },
     trace::fingerprint,
 };
@@ -37,6 +42,8 @@ pub struct Scenario {
     pub workflows: Vec<Planned>,
     /// When, to which workflow, and what.
     pub acts: Vec<(u64, String, Act)>,
+    /// The case of the corpus that is played; its script then says what pods and users do.
+    pub case: Option<Arc<Case>>,
     /// How often pods end well, of 10.
     good: u8,
     /// When faults stop.
@@ -62,10 +69,25 @@ impl Scenario {
                 spec,
             }],
             acts: Vec::new(),
+            case: None,
             good: 10,
             quiet_at: 0,
             replicas: 1,
             grace: 300,
+        }
+    }
+
+    /// A case of the corpus.
+    pub fn of(case: &Arc<Case>) -> Scenario {
+        Scenario {
+            workflows: vec![Planned {
+                name: case.name.clone(),
+                // The operator is there by then.
+                at: 1000,
+                spec: json!(case.workflow.spec),
+            }],
+            case: Some(case.clone()),
+            ..Scenario::hello()
         }
     }
 
@@ -89,6 +111,7 @@ impl Scenario {
             seed,
             workflows,
             acts,
+            case: None,
             good: dice.u8(2..10),
             quiet_at,
             replicas: 1 + usize::from(dice.bool()),
@@ -102,6 +125,9 @@ impl Scenario {
         let workflow = labels.get(LABEL_WORKFLOW)?;
         let task = labels.get(LABEL_TASK)?;
         let attempt: u32 = labels.get(LABEL_ATTEMPT)?.parse().ok()?;
+        if let Some(case) = &self.case {
+            return case.attempt(task, attempt).cloned();
+        }
         if self.seed == 0 {
             return Some(Attempt {
                 before: Before::default(),

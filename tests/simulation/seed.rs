@@ -13,7 +13,7 @@ use compozy::{
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, advance, sleep_until},
+    time::{advance, sleep_until},
 };
 
 use crate::{
@@ -21,13 +21,15 @@ use crate::{
     faults::{Class, Faults},
     scenario::Scenario,
     wire::{SimClock, client},
-    world::{Order, Process, Shared, World},
+    world::{Order, Process, STANDBY, Shared, Since, World},
 };
 
 /// At rest means that the operator wrote nothing for so many milliseconds …
 const STILL: u64 = 40_000;
 /// … and will not in so many more.
 const WATCHED: u64 = 200_000;
+/// The same for a case: there are many, and nothing in them comes so late.
+const WATCHED_CASE: u64 = 70_000;
 /// From when nothing goes wrong any more the world has so long to come to rest.
 const PATIENCE: u64 = 3 * 3_600_000;
 
@@ -58,11 +60,7 @@ pub fn run(seed: u64) -> Outcome {
 
 /// Runs a world.
 pub fn play(seed: u64, world: World) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = runtime();
     // kube's back-off and ours draw from this one.
     fastrand::seed(seed);
     let shared = Shared::new(world);
@@ -83,6 +81,14 @@ pub fn play(seed: u64, world: World) -> Outcome {
     outcome
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
 /// A process of the operator that was started.
 struct Running {
     task: JoinHandle<()>,
@@ -92,7 +98,7 @@ struct Running {
 /// Lets time pass, and starts and ends the operators.
 struct Conductor {
     world: Shared,
-    start: Instant,
+    since: Since,
     running: BTreeMap<usize, Running>,
     /// Since when the world is at rest.
     resting: Option<u64>,
@@ -102,41 +108,49 @@ impl Conductor {
     fn new(world: &Shared) -> Conductor {
         Conductor {
             world: world.clone(),
-            start: Instant::now(),
+            since: Since::after(0),
             running: BTreeMap::new(),
             resting: None,
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.since.now()
     }
 
     async fn conduct(mut self) {
         // The runtime's own clock starts with the first call.
-        self.start = Instant::now();
-        self.world.lock().start_clock(self.start);
+        self.since = Since::after(0);
+        self.world.lock().start_clock(self.since);
         self.world.lock().begin();
-        let wake = self.world.lock().wake();
-        loop {
-            let (orders, next) = {
-                let mut world = self.world.lock();
-                world.run_until(self.now());
-                (std::mem::take(&mut world.orders), world.next_at())
-            };
-            for order in orders {
-                self.follow(order).await;
-            }
-            if self.is_over() {
-                break;
-            }
-            let next = self.start + Duration::from_millis(next.unwrap_or(1 << 40));
-            tokio::select! {
-                biased;
-                () = wake.notified() => {}
-                () = sleep_until(next) => {}
-            }
+        while !self.is_over() {
+            self.go_on(u64::MAX).await;
         }
+        self.stop();
+    }
+
+    /// Waits until something happens, but not longer than until `end`, and does what is to be done.
+    async fn go_on(&mut self, end: u64) {
+        let (wake, next) = {
+            let world = self.world.lock();
+            (world.wake(), world.next_at().unwrap_or(1 << 40).min(end))
+        };
+        tokio::select! {
+            biased;
+            () = wake.notified() => {}
+            () = sleep_until(self.since.at(next)) => {}
+        }
+        let orders = {
+            let mut world = self.world.lock();
+            world.run_until(self.now().min(end));
+            std::mem::take(&mut world.orders)
+        };
+        for order in orders {
+            self.follow(order).await;
+        }
+    }
+
+    fn stop(&mut self) {
         for (_, running) in std::mem::take(&mut self.running) {
             running.task.abort();
         }
@@ -162,6 +176,17 @@ impl Conductor {
                 self.world.lock().last_start = until;
                 advance(Duration::from_millis(span)).await;
             }
+            Order::Sleep(span) => {
+                let (world, now) = (self.world.clone(), self.now());
+                let elsewhere = std::thread::spawn(move || stand_in(&world, now, now + span));
+                let _ = elsewhere.join();
+                {
+                    let mut world = self.world.lock();
+                    world.start_clock(self.since);
+                    world.last_start = now + span;
+                }
+                advance(Duration::from_millis(span)).await;
+            }
         }
     }
 
@@ -180,7 +205,7 @@ impl Conductor {
             Process { replica, life }
         };
         let (end, ended) = oneshot::channel();
-        let task = tokio::spawn(operate(self.world.clone(), process, self.start, ended));
+        let task = tokio::spawn(operate(self.world.clone(), process, self.since, ended));
         let running = Running {
             task,
             end: Some(end),
@@ -196,6 +221,10 @@ impl Conductor {
             return true;
         }
         let quiet = world.scenario.quiet_at;
+        let watched = match world.case {
+            Some(_) => WATCHED_CASE,
+            None => WATCHED,
+        };
         if now < quiet {
             return false;
         }
@@ -205,7 +234,7 @@ impl Conductor {
                 world.laws.broken.push(format!("rest is rest: {what}"));
                 return true;
             }
-            if now >= since + WATCHED {
+            if now >= since + watched {
                 world.laws.at_the_end();
                 return true;
             }
@@ -229,8 +258,29 @@ impl Conductor {
     }
 }
 
+/// The standby on a machine of its own, while everybody here sleeps. It ends as they wake.
+fn stand_in(world: &Shared, now: u64, until: u64) {
+    runtime().block_on(async {
+        fastrand::seed(now);
+        let mut conductor = Conductor::new(world);
+        conductor.since = Since::after(now);
+        world.lock().start_clock(conductor.since);
+        conductor.start(STANDBY);
+        while conductor.now() < until {
+            conductor.go_on(until).await;
+        }
+        conductor.stop();
+    });
+    let mut world = world.lock();
+    let life = world.replicas[STANDBY].life;
+    world.kill(Process {
+        replica: STANDBY,
+        life,
+    });
+}
+
 /// The whole operator, as a process would run it.
-async fn operate(world: Shared, process: Process, start: Instant, ended: oneshot::Receiver<()>) {
+async fn operate(world: Shared, process: Process, since: Since, ended: oneshot::Receiver<()>) {
     let grace = format!("{}s", world.lock().scenario.grace);
     let arguments = ["operator", "--events-deletion-grace", &grace];
     let settings = CommandLine::parse_from(arguments).settings;
@@ -238,7 +288,7 @@ async fn operate(world: Shared, process: Process, start: Instant, ended: oneshot
     let outside = Outside {
         client: client(&world, process),
         bus: Some(bus),
-        clock: SimClock::new(&world, process, start),
+        clock: SimClock::new(&world, process, since),
         identity: process.identity(),
     };
     let result = match System::new(settings, outside) {

@@ -54,7 +54,7 @@ const UNREADABLE: &str = "unreadable";
 impl World {
     /// Puts all that is planned on the agenda.
     pub fn begin(&mut self) {
-        for replica in 0..self.replicas.len() {
+        for replica in 0..self.scenario.replicas {
             let wait = self.faults.dice.u64(0..500);
             self.later(wait, move |world| world.orders.push(Order::Start(replica)));
         }
@@ -64,6 +64,7 @@ impl World {
         for (at, name, act) in self.scenario.acts.clone() {
             self.later(at, move |world| world.act(&name, act));
         }
+        self.begin_case();
         if self.faults.are_on() {
             let wait = self.faults.dice.u64(0..5000);
             self.later(wait, World::trouble);
@@ -272,7 +273,7 @@ impl World {
         taken
     }
 
-    fn remove_stranger(&mut self, key: &Key) {
+    pub fn remove_stranger(&mut self, key: &Key) {
         let pod = self.api.get(Kind::Pod, &key.namespace, &key.name).cloned();
         if pod.is_some_and(|pod| pod["metadata"]["labels"]["stranger"] == "yes") {
             self.strip(Kind::Pod, key);
@@ -392,7 +393,9 @@ impl World {
             self.strip(kind, &Key::new(kind, NAMESPACE, UNREADABLE));
         }
         self.tell_all();
-        self.later(USERS_PATIENCE, World::lose_patience);
+        if self.case.is_none() {
+            self.later(USERS_PATIENCE, World::lose_patience);
+        }
     }
 
     fn lose_patience(&mut self) {

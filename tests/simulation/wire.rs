@@ -15,8 +15,9 @@ use tokio::{
 use crate::{
     api_server::{self, Answer, Kind, Lost, Refusal, Reply, Request, Verb},
     faults::Class,
+    systematic::disturbance::{Disturbance, conflict_of},
     trace::fingerprint,
-    world::{Order, Process, Shared, World, time_at},
+    world::{Order, Process, Shared, Since, World, time_at},
 };
 
 /// Milliseconds that a slow request or answer may take.
@@ -24,6 +25,9 @@ const SLOW: std::ops::Range<u64> = 500..25_000;
 
 /// After so many milliseconds without a word a client gives a connection up.
 const READ_TIMEOUT: u64 = 300_000;
+
+/// So many milliseconds is a write under way that is late.
+const LATE: u64 = 5_000;
 
 /// Where a request's answer goes.
 type Asker = oneshot::Sender<Result<Reply, Lost>>;
@@ -113,16 +117,28 @@ impl World {
         if effect && self.before_effect(process) {
             return self.never_answer(asker);
         }
-        if self.faults.strikes(Class::RequestLost, 0.01) {
+        if effect && self.course.strikes(Disturbance::Late) {
+            return self.later(LATE, move |world| world.arrive(process, request, asker));
+        }
+        let lost = effect && self.course.strikes(Disturbance::RequestLost);
+        if lost || self.faults.strikes(Class::RequestLost, 0.01) {
             self.note(process, &request, "lost");
             return drop(asker.send(Err(Lost)));
         }
-        if let Some(refusal) = self.refusal(&request) {
+        let conflict = effect && self.course.strikes(Disturbance::Conflict);
+        let refusal = match conflict {
+            true => Some(conflict_of(&request)),
+            false => self.refusal(&request),
+        };
+        if let Some(refusal) = refusal {
             self.note(process, &request, &format!("refused {}", refusal.code()));
             return self.answer(asker, api_server::refused(&refusal));
         }
         self.look_at(&request);
-        let answer = self.api.handle(self.time(), &request);
+        let answer = match self.stale_list(&request) {
+            Some(list) => Ok(list),
+            None => self.api.handle(self.time(), &request),
+        };
         let code = answer.as_ref().map_or_else(Refusal::code, |answer| {
             if let Answer::Done(done) = answer {
                 done.code
@@ -136,6 +152,9 @@ impl World {
         }
         if effect && self.after_effect(process) {
             return self.never_answer(asker);
+        }
+        if effect && self.disturbed_after_effect(process) {
+            return drop(asker.send(Err(Lost)));
         }
         if request.verb != Verb::Watch {
             if self.faults.strikes(Class::AnswerLost, 0.01) {
@@ -196,7 +215,8 @@ impl World {
     /// Whether the process dies before this write is done.
     fn before_effect(&mut self, process: Process) -> bool {
         self.effects += 1;
-        let planned = self.crash_at == Some((self.effects, false));
+        self.course.write(self.api.revision());
+        let planned = self.course.strikes(Disturbance::CrashBefore);
         if planned || self.faults.strikes(Class::CrashBeforeEffect, 0.01) {
             self.say("fault", "CrashBeforeEffect");
             self.kill(process);
@@ -207,7 +227,7 @@ impl World {
 
     /// Whether the process dies after this write, before it has the answer.
     fn after_effect(&mut self, process: Process) -> bool {
-        let planned = self.crash_at == Some((self.effects, true));
+        let planned = self.course.strikes(Disturbance::CrashAfter);
         if planned || self.faults.strikes(Class::CrashAfterEffect, 0.01) {
             self.say("fault", "CrashAfterEffect");
             self.kill(process);
@@ -230,6 +250,12 @@ impl World {
         let resource = request.kind.resource();
         let name = request.key().name;
         let creates = request.verb == Verb::Create;
+        if creates
+            && request.kind == Kind::Pod
+            && let Some(message) = self.refused_by_script(&request.body)
+        {
+            return Some(Refusal::new(403, "Forbidden", message));
+        }
         if creates && request.kind == Kind::Pod && self.no_pods {
             return Some(Refusal::over_quota(resource, &name));
         }
@@ -272,22 +298,22 @@ impl World {
 pub struct SimClock {
     world: Shared,
     process: Process,
-    start: Instant,
+    since: Since,
 }
 
 impl SimClock {
-    pub fn new(world: &Shared, process: Process, start: Instant) -> Arc<SimClock> {
+    pub fn new(world: &Shared, process: Process, since: Since) -> Arc<SimClock> {
         Arc::new(SimClock {
             world: world.clone(),
             process,
-            start,
+            since,
         })
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        let passed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let passed = self.since.now();
         let mut world = self.world.lock();
         world.looked_at_the_clock(passed);
         let off = world.replicas[self.process.replica].clock;

@@ -19,9 +19,11 @@ use tokio::{
 use crate::{
     api_server::{Answer, ApiServer, Event, Key, Kind, Lost, Refusal, Request, Verb, Watch},
     bus::JetStream,
+    cases::UnderWay,
     faults::{Class, Faults},
     laws::Laws,
     scenario::Scenario,
+    systematic::disturbance::{Course, EventFate},
     trace::Trace,
 };
 
@@ -31,6 +33,9 @@ pub const NAMESPACE: &str = "default";
 pub const OPERATOR_NAMESPACE: &str = "compozy-system";
 /// The name of the lease.
 pub const LEASE: &str = "compozy-operator";
+
+/// The replica that runs only while the others sleep.
+pub const STANDBY: usize = 1;
 
 /// When every world begins.
 const START: i64 = 1_767_225_600;
@@ -65,6 +70,8 @@ pub enum Order {
     End(usize),
     /// All of them stand still for so many milliseconds.
     Freeze(u64),
+    /// The same, and meanwhile the standby runs on a machine of its own.
+    Sleep(u64),
 }
 
 /// A replica as the world sees it.
@@ -76,6 +83,34 @@ pub struct Replica {
     pub cut_off: bool,
     /// Its clock is off by so many milliseconds.
     pub clock: i64,
+}
+
+/// A runtime's clock, and what of the world's time had passed when it began.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    began: Instant,
+    passed: u64,
+}
+
+impl Since {
+    /// A clock that begins now, so many milliseconds after the world's beginning.
+    pub fn after(passed: u64) -> Since {
+        Since {
+            began: Instant::now(),
+            passed,
+        }
+    }
+
+    /// Milliseconds since the world's beginning.
+    pub fn now(self) -> u64 {
+        let here = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.passed.saturating_add(here)
+    }
+
+    /// The moment so many milliseconds after the world's beginning.
+    pub fn at(self, passed: u64) -> Instant {
+        self.began + Duration::from_millis(passed.saturating_sub(self.passed))
+    }
 }
 
 struct Follower {
@@ -111,11 +146,13 @@ pub struct World {
     looks: (u64, u64),
     /// When an operator last started, or could go on after it was frozen.
     pub last_start: u64,
-    /// The operator dies at this effect: before it is done, or (true) after.
-    pub crash_at: Option<(u64, bool)>,
+    /// What happened so far, counted, and what is to go wrong where.
+    pub course: Course,
+    /// The case of the corpus that is played, if one is.
+    pub case: Option<UnderWay>,
     now: u64,
     /// The beginning, on the operators' clock.
-    start: Option<Instant>,
+    start: Option<Since>,
     agenda: BTreeMap<(u64, u64), Deed>,
     serial: u64,
     followers: BTreeMap<u64, Follower>,
@@ -145,6 +182,7 @@ impl World {
             api,
             bus: JetStream::new(seed.is_multiple_of(2)),
             faults,
+            case: scenario.case.clone().map(UnderWay::new),
             scenario,
             trace: Trace::default(),
             laws: Laws::default(),
@@ -157,7 +195,7 @@ impl World {
             effects: 0,
             looks: (0, 0),
             last_start: 0,
-            crash_at: None,
+            course: Course::default(),
             now: 0,
             start: None,
             agenda: BTreeMap::new(),
@@ -168,14 +206,13 @@ impl World {
     }
 
     /// The operators' clock begins now.
-    pub fn start_clock(&mut self, start: Instant) {
+    pub fn start_clock(&mut self, start: Since) {
         self.start = Some(start);
     }
 
     /// An operator does something by its own timer: it may be later than the last deed.
     pub fn catch_up(&mut self) {
-        let passed = self.start.map_or(0, |start| start.elapsed().as_millis());
-        self.now = self.now.max(u64::try_from(passed).unwrap_or(u64::MAX));
+        self.now = self.now.max(self.start.map_or(0, Since::now));
     }
 
     /// Milliseconds since the beginning.
@@ -281,10 +318,14 @@ impl World {
         self.taken_in = self.api.revision();
         for change in &changes {
             self.laws.observe(change, self.now);
+            if let Some(case) = &mut self.case {
+                self.laws.broken.extend(case.observe(change));
+            }
             if change.key.kind == Kind::Pod && change.after.is_some() {
                 self.attend(change.key.clone());
             }
         }
+        self.play_case();
         let deletes = changes.iter().any(|change| change.after.is_none());
         if deletes {
             let wait = self.faults.dice.u64(1..2000);
@@ -347,11 +388,18 @@ impl World {
         if !self.lives(follower.process) {
             return;
         }
-        if follower.not_before > self.now || self.replicas[replica].cut_off {
+        let silent = self.course.is_silent(replica, self.now);
+        if follower.not_before > self.now || self.replicas[replica].cut_off || silent {
             self.followers.insert(id, follower);
             return;
         }
         while let Some(event) = self.api.next_event(&mut follower.watch) {
+            match self.fate_of_event(id, &follower.sender) {
+                EventFate::Arrives => {}
+                EventFate::Twice => drop(follower.sender.send(Ok(event.clone()))),
+                EventFate::Lost => continue,
+                EventFate::EndsTheWatch => return,
+            }
             follower.last = Some(event.clone());
             if follower.sender.send(Ok(event)).is_err() {
                 return;
@@ -381,6 +429,14 @@ impl World {
         };
         if let Some(follower) = self.followers.remove(&id) {
             let _ = follower.sender.send(Err(Lost));
+        }
+    }
+
+    /// A watch ends as too old: the next one begins with a list.
+    pub fn expire_watch(&mut self, id: u64) {
+        if let Some(follower) = self.followers.remove(&id) {
+            let gone = Refusal::expired("too old resource version");
+            let _ = follower.sender.send(Ok(Event::Error(gone)));
         }
     }
 
