@@ -80,6 +80,8 @@ impl World {
             // Its predecessor goes first, or the CRD or the namespace comes back.
             if matches!(refusal.code(), 403 | 404 | 409) {
                 let planned = planned.clone();
+                // As long as a user still tries the world is not at rest.
+                self.last_start = self.now();
                 self.later(700, move |world| world.create(&planned));
             }
         }
