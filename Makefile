@@ -16,13 +16,17 @@ demo: ## From nothing to a workflow that ran on a real Kubernetes: half an hour 
 	@hack/demo
 demo-down: cluster-down ## Remove what the demo started
 
+# A program of its own, optimised: see Cargo.toml.
+SIMULATION = cargo test --locked --config profile.dev.opt-level=1 --test simulation --
+
 .PHONY: test unit sim sim-bugs e2e lint
 test: unit sim e2e ## Every test that must pass
 unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
-	cargo test --locked -- --skip every_world --skip core_cases
+	cargo test --locked
+	$(SIMULATION) --skip every_world --skip core_cases
 sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one; STRIDE=1 PLACE="…": places at which something goes wrong
-	SEEDS=$(or $(SEEDS),1000) STRIDE=$(or $(STRIDE),20) cargo test --locked --config profile.dev.opt-level=1 --test simulation -- --nocapture --test-threads=1 every_world core_cases
+	SEEDS=$(or $(SEEDS),1000) STRIDE=$(or $(STRIDE),20) $(SIMULATION) --nocapture --test-threads=1 every_world core_cases
 sim-bugs: ## Mistakes planted in the operator, one after the other: the simulation finds each; BUG=wake-up-lost plants one
 	@hack/sim-bugs $(BUG)
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
