@@ -218,7 +218,9 @@ impl Lease {
         if let Some(holder) = self.view.stranger() {
             return Err(Failure::Lost(holder));
         }
-        if self.view.renewed_at() != before.as_ref() {
+        let after = self.view.renewed_at();
+        // One that is missing was renewed by nobody.
+        if after.is_some() && after != before.as_ref() {
             self.unanswered = None;
             self.fence.open_until(first + self.terms.trusted);
         }

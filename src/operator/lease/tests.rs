@@ -237,6 +237,18 @@ async fn a_lease_that_somebody_deleted_is_made_again_by_its_holder() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_is_missing_is_not_taken_for_renewed() {
+    let server = Arc::new(Server::default());
+    let mut lease = server.candidate("a");
+    lease.won().await;
+    pass(4).await;
+    *server.lease.lock().unwrap() = None;
+    let left = lease.fence.left().unwrap();
+    assert!(lease.renew().await.is_err());
+    assert!(lease.fence.left().unwrap() <= left);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_was_lost_costs_nobody_the_lead() {
     let server = Arc::new(Server::default());
     let (fence, _life) = server.start("a");
