@@ -1,6 +1,8 @@
 //! The CEL rules of our CRDs.
 
-use cel::{Context, Program};
+use std::sync::{Arc, LazyLock};
+
+use cel::{Context, Env, Program};
 use compozy::engine::expression::to_cel;
 use serde_json::{Map, Value};
 
@@ -9,6 +11,9 @@ use super::{
     schema::Node,
     validation::joined,
 };
+
+/// Built once: most of what a rule costs.
+static STANDARD_LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// One rule of `x-kubernetes-validations`.
 pub struct Rule {
@@ -43,7 +48,7 @@ impl Rule {
             visible(node, new, old),
             old.map(|old| visible(node, old, Some(new))),
         );
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&STANDARD_LIBRARY));
         context.add_variable_as_val("self", to_cel(&new));
         if let Some(old) = &old {
             context.add_variable_as_val("oldSelf", to_cel(old));
