@@ -48,6 +48,9 @@ const TROUBLES: &[Class] = &[
 /// After so many milliseconds of quiet users end what has not ended by itself.
 const USERS_PATIENCE: u64 = 20 * 60_000;
 
+/// So long a user still tries to create something when all is quiet.
+const PERSISTENCE: u64 = 60_000;
+
 /// A stored object of no version that there ever was.
 const UNREADABLE: &str = "unreadable";
 
@@ -78,7 +81,8 @@ impl World {
         if let Err(refusal) = self.ask("user", &request) {
             self.say("user", &refusal.body()["message"].to_string());
             // Its predecessor goes first, or the CRD or the namespace comes back.
-            if matches!(refusal.code(), 403 | 404 | 409) {
+            let gives_up = self.now() > self.scenario.quiet_at + PERSISTENCE;
+            if matches!(refusal.code(), 403 | 404 | 409) && !gives_up {
                 let planned = planned.clone();
                 // As long as a user still tries the world is not at rest.
                 self.last_start = self.now();
