@@ -1,16 +1,12 @@
 //! The bus against a real NATS server: the conditions of appending, the stream, and what happens when the server is away.
 
-// A test's helpers fail the test the same way as the test itself.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod nats;
-
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
 use compozy::ports::{Bus, BusError, Credentials, Message, NatsBus, PublishError, StreamOptions};
-use nats::NatsServer;
+
+use crate::server::NatsServer;
 
 fn message(uid: &str, seq: u64) -> Message {
     Message {

@@ -1,10 +1,5 @@
 //! The mirror against a real NATS server that crashes, loses what it stored and comes back.
 
-// A test's helpers fail the test the same way as the test itself.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod nats;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +10,9 @@ use compozy::events::{Object, Subjects};
 use compozy::operator::mirror::{Mirror, MirrorMetrics, Progress, When};
 use compozy::ports::{Bus, NatsBus};
 use futures::StreamExt;
-use nats::NatsServer;
 use serde_json::json;
+
+use crate::server::NatsServer;
 
 fn task(uid: &str, newest: u64) -> TaskExecution {
     let transitions: Vec<_> = (2..=newest)

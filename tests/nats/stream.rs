@@ -1,11 +1,6 @@
 //! The model of the event stream on which the simulation and the library's tests stand, beside real servers: the same
 //! random acts, the same answers. `BUS_SEED=7` plays one sequence alone.
 
-// A test's helpers fail the test the same way as the test itself.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod nats;
-
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -15,7 +10,8 @@ use bytes::Bytes;
 use compozy::ports::memory::JetStream;
 use compozy::ports::{Bus, BusError, Message, NatsBus, PublishError, StreamIdentity};
 use jiff::Timestamp;
-use nats::NatsServer;
+
+use crate::server::NatsServer;
 
 const STREAM: &str = "COMPOZY_EVENTS";
 /// Acts of one sequence on a single server. It takes about as long as three restarts of a server.

@@ -25,7 +25,6 @@ pub struct NatsServer {
     process: Option<(Child, ChildStdin)>,
 }
 
-#[allow(dead_code)] // each test binary uses its part
 impl NatsServer {
     /// A server that runs, with JetStream and further `settings` in the server's configuration language.
     pub fn start(settings: &str) -> Self {

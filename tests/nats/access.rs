@@ -1,19 +1,15 @@
 //! A NATS server that does not let everybody in: TLS, client certificates, credentials files, tokens.
 
-// A test's helpers fail the test the same way as the test itself.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod nats;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
 use compozy::ports::{Bus, Credentials, NatsBus, NatsOptions};
 use k8s_openapi::ByteString;
-use nats::NatsServer;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa};
 use serde_json::{Value, json};
+
+use crate::server::NatsServer;
 
 /// Longer than a few attempts to connect take.
 const A_WHILE: Duration = Duration::from_millis(700);
