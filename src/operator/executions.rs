@@ -104,12 +104,14 @@ impl Executions {
     async fn release_orphans(&self, key: &Key) -> Result<Option<Instant>, CallError> {
         let mut orphans = self.hub.index.pods_of(key);
         let known = self.hub.index.execution(key);
-        orphans.retain(|pod| attempt::is_held(pod) && !owns(known.as_deref(), pod));
+        let is_of =
+            |te: Option<&TaskExecution>, pod: &Pod| te.is_some_and(|te| attempt::is_owned(pod, te));
+        orphans.retain(|pod| attempt::is_held(pod) && !is_of(known.as_deref(), pod));
         if orphans.is_empty() {
             return Ok(None);
         }
         let found = self.cluster.fetch_execution(key).await?;
-        orphans.retain(|pod| !owns(found.as_ref(), pod));
+        orphans.retain(|pod| !is_of(found.as_ref(), pod));
         if let Some(found) = found {
             self.hub.execution(found);
         }
@@ -368,11 +370,4 @@ impl Executions {
 
 fn pod_key(key: &Key, attempt: u32) -> Key {
     sibling(key, &names::pod_name(&key.1, attempt))
-}
-
-/// Whether a pod belongs to this very execution.
-fn owns(execution: Option<&TaskExecution>, pod: &Pod) -> bool {
-    let uid = execution.and_then(|execution| execution.metadata.uid.as_deref());
-    let mut owners = pod.owner_references().iter();
-    uid.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
 }

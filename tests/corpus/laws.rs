@@ -62,15 +62,9 @@ pub fn broken_by_run(before: &WorkflowStatus, after: &WorkflowStatus) -> Option<
     if before.started_at.is_some() && before.started_at != after.started_at {
         return Some("a run begins once".to_owned());
     }
-    let kept_from = after
-        .transitions
-        .first()
-        .map_or(u64::MAX, |first| first.seq);
-    let kept = before
-        .transitions
-        .iter()
-        .filter(|seen| seen.seq >= kept_from);
-    (!after.transitions.iter().take(kept.clone().count()).eq(kept))
+    let dropped = dropped(&before.transitions, &after.transitions, |seen| seen.seq);
+    dropped
+        .is_none()
         .then(|| format!("history is only added to: {:?}", after.transitions))
 }
 
@@ -88,30 +82,25 @@ pub fn broken_by_task(before: &TaskExecutionStatus, after: &TaskExecutionStatus)
             after.attempt, before.attempt
         ));
     }
-    let continues = history_continues(before, after);
+    // What the stream has may be dropped.
+    let mirrored = before.mirror.as_ref().map_or(0, |mirror| mirror.seq);
+    let dropped = dropped(&before.transitions, &after.transitions, |seen| seen.seq);
+    let continues = dropped.is_some_and(|last| last <= mirrored);
     (!continues).then(|| format!("history is only added to: {:?}", after.transitions))
 }
 
-/// What the stream has may be dropped from the front; the rest stays and more may follow.
-fn history_continues(before: &TaskExecutionStatus, after: &TaskExecutionStatus) -> bool {
-    let kept_from = after
-        .transitions
-        .first()
-        .map_or(u64::MAX, |first| first.seq);
-    let kept = before
-        .transitions
+/// The last of a history that was dropped from its front, 0 if nothing was; none if what follows
+/// did not stay as it was, with more at its end.
+fn dropped<T: PartialEq>(before: &[T], after: &[T], seq: fn(&T) -> u64) -> Option<u64> {
+    let kept_from = after.first().map_or(u64::MAX, seq);
+    let count = before
         .iter()
-        .filter(|seen| seen.seq >= kept_from);
-    let dropped = before
-        .transitions
-        .iter()
-        .take_while(|seen| seen.seq < kept_from);
-    let mirrored = before.mirror.as_ref().map_or(0, |mirror| mirror.seq);
-    kept.eq(after
-        .transitions
-        .iter()
-        .take(before.transitions.len() - dropped.clone().count()))
-        && dropped.into_iter().all(|seen| seen.seq <= mirrored)
+        .take_while(|seen| seq(seen) < kept_from)
+        .count();
+    let (dropped, kept) = before.split_at(count);
+    after
+        .starts_with(kept)
+        .then(|| dropped.last().map_or(0, seq))
 }
 
 fn status_of(te: &TaskExecution) -> TaskExecutionStatus {

@@ -9,11 +9,11 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use pods::{is_held, is_ours};
+pub use pods::{is_held, is_ours, is_owned};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use self::pods::{attempt_of, is_owned, let_go, lingers};
+use self::pods::{attempt_of, let_go, lingers};
 use crate::{
     api::{ErrorCode, Stop, Stopping, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
     engine::{

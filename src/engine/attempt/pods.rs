@@ -52,7 +52,7 @@ pub fn is_ours(pod: &Pod, te: &TaskExecution, attempt: u32) -> bool {
 }
 
 /// Whether a pod belongs to this very execution.
-pub(super) fn is_owned(pod: &Pod, te: &TaskExecution) -> bool {
+pub fn is_owned(pod: &Pod, te: &TaskExecution) -> bool {
     let uid = te.metadata.uid.as_deref();
     let mut owners = pod.owner_references().iter();
     owners.any(|owner| Some(owner.uid.as_str()) == uid)
