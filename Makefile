@@ -18,6 +18,8 @@ demo-down: cluster-down ## Remove what the demo started
 
 # A program of its own, optimised: see Cargo.toml.
 SIMULATION = cargo test --locked --config profile.dev.opt-level=1 --test simulation --
+# One place, some worlds, or all that belongs to `make test`.
+SIMULATED = $(if $(PLACE),goes_wrong,$(if $(SEED)$(SEEDS)$(FROM),every_world,every_world core_cases))
 
 .PHONY: test unit sim sim-bugs e2e lint
 test: unit sim e2e ## Every test that must pass
@@ -25,8 +27,8 @@ unit: ## Tests without root or a cluster
 	@hack/tools/build nats-server etcd kubernetes
 	cargo test --locked
 	$(SIMULATION) --skip every_world --skip core_cases
-sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one; STRIDE=1 PLACE="…": places at which something goes wrong
-	SEEDS=$(or $(SEEDS),1000) STRIDE=$(or $(STRIDE),20) $(SIMULATION) --nocapture --test-threads=1 every_world core_cases
+sim: ## The whole operator in simulated worlds; SEEDS=100000 FROM=1 says how many, SEED=7 shows one; PLACE="one-task CrashBefore 3" plays one place
+	SEEDS=$(or $(SEEDS),1000) STRIDE=$(or $(STRIDE),20) $(SIMULATION) --nocapture --test-threads=1 $(SIMULATED)
 sim-bugs: ## Mistakes planted in the operator, one after the other: the simulation finds each; BUG=wake-up-lost plants one
 	@hack/sim-bugs $(BUG)
 e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments

@@ -125,7 +125,7 @@ impl Trial {
         let place = place.unwrap_or(trace.len());
         let around = place.saturating_sub(BEFORE)..trace.len().min(place + AFTER);
         format!(
-            "{} {}:\n  {}\n{}\nall of it: PLACE='{} {}' cargo test --test simulation goes_wrong -- --nocapture\n",
+            "{} {}:\n  {}\n{}\nall of it: make sim PLACE='{} {}'\n",
             self.case.name,
             self.place,
             wrong.join("\n  "),
@@ -197,7 +197,11 @@ fn try_named(cases: &[Arc<Case>]) -> bool {
         panic!("{named:?} is not like `one-task CrashBefore 3`");
     };
     let case = cases.iter().find(|case| case.name == name);
-    let Some(case) = case else { return true };
+    let Some(case) = case else {
+        let all = cases::all();
+        assert!(all.iter().any(|case| case.name == name), "no case {name}");
+        return true;
+    };
     let place = Place {
         what: what.parse().unwrap(),
         at: at.parse().unwrap(),
