@@ -52,25 +52,25 @@ class Message:
 class Subscriber:
     """Listens to all events from its creation on, and reads the stream from its beginning when asked."""
 
-    def __init__(self, url, user, password):
+    def __init__(self, url, user, password, **tls):
         self.messages = []
         self.arrived = threading.Condition()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.connection = self._run(self._connect(url, user, password))
+        self.connection = self._run(self._connect(url, user, password, tls))
 
     def _run(self, coroutine, timeout=30):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
-    async def _connect(self, url, user, password):
+    async def _connect(self, url, user, password, tls):
         async def quiet(_error):  # reconnecting is this client's own business
             pass
 
         # The user may only receive answers under an inbox prefix of its own.
         connection = await nats.connect(
             url, user=user, password=password, inbox_prefix=f"_INBOX_{user}".encode(),
-            error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=5,
+            error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=5, **tls,
         )  # fmt: skip
         await connection.subscribe(SUBJECTS, cb=self._take)
         await connection.flush()

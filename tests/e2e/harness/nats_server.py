@@ -14,18 +14,19 @@ from .operator import free_port
 
 
 class HostNats:
-    """Starts at once; the operator reaches it at `url`, without credentials."""
+    """Starts at once; the operator reaches it at `url`, without credentials unless `demands` says otherwise."""
 
-    def __init__(self, directory, store="1GB"):
+    def __init__(self, directory, store="1GB", address="127.0.0.1", demands=""):
         self.directory = directory
-        self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.address, self.port = address, free_port()
+        self.url = f"nats://{self.address}:{self.port}"
         self.process = None
         directory.mkdir()
         (directory / "nats.conf").write_text(
             f"""
-            listen: "127.0.0.1:{self.port}"
+            listen: "{self.address}:{self.port}"
             jetstream {{ store_dir: {json.dumps(str(directory / "store"))}, max_file_store: {store} }}
+            {demands}
             """
         )
         self.start()
@@ -47,7 +48,7 @@ class HostNats:
             time.sleep(0.05)
 
     def _answers(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), timeout=1):
             return True
         return False
 
