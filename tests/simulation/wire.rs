@@ -134,6 +134,9 @@ impl World {
             self.note(process, &request, &format!("refused {}", refusal.code()));
             return self.answer(asker, api_server::refused(&refusal));
         }
+        if effect && request.kind == Kind::Pod && request.verb == Verb::Delete {
+            self.disturbed_before_pod_deletion(&request.name);
+        }
         self.look_at(&request);
         let answer = match self.stale_list(&request) {
             Some(list) => Ok(list),

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    api_server::{Answer, Event, Lost, Refusal, Request, Verb},
-    world::{Order, Process, World},
+    api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
+    world::{NAMESPACE, Order, Process, World},
 };
 
 /// Watches are silent for so many milliseconds.
@@ -25,6 +25,8 @@ const SLEEP: u64 = 40_000;
 pub enum Spot {
     /// A write of the operator that reaches the API server; those of its lease are none.
     Write,
+    /// One of these that deletes a pod.
+    PodDeletion,
     /// A message of the operator that reaches NATS.
     Message,
     /// An event of a watch that is told.
@@ -61,6 +63,7 @@ disturbances! {
     Late at Write: "it arrives late",
     ApiAway at Write: "the API server is away for a while from there on",
     Overslept at Write: "the operator sleeps longer than its lease, and another one works",
+    PodReplaced at PodDeletion: "the pod is gone by then, and a stranger's has its name",
     CrashBeforeMessage at Message: "the operator dies, and it is not stored",
     CrashAfterMessage at Message: "the operator dies after it is stored",
     Unacknowledged at Message: "it is stored, and the acknowledgement is lost",
@@ -83,6 +86,11 @@ impl Disturbance {
                 | Disturbance::Unacknowledged
                 | Disturbance::EventTwice
         )
+    }
+
+    /// Whether nobody can know any more what the undisturbed end tells: then the laws alone count.
+    pub fn takes_from_the_end(self) -> bool {
+        self == Disturbance::PodReplaced
     }
 
     /// Whether there is a standby from the start.
@@ -235,6 +243,15 @@ impl World {
             return true;
         }
         self.strikes(Disturbance::AnswerLost)
+    }
+
+    /// The operator is about to delete a pod.
+    pub fn disturbed_before_pod_deletion(&mut self, name: &str) {
+        self.course.pass(Spot::PodDeletion);
+        if self.strikes(Disturbance::PodReplaced) {
+            self.strip(Kind::Pod, &Key::new(Kind::Pod, NAMESPACE, name));
+            self.take_name(name, AWAY);
+        }
     }
 
     /// A message arrives at NATS. Whether it is lost with its sender.

@@ -111,7 +111,9 @@ impl Trial {
         if !outcome.world.lock().course.happened {
             wrong.push("the course never came there".to_owned());
         }
-        wrong.extend(differences(&self.ending, &ending(&outcome)));
+        if !self.place.what.takes_from_the_end() {
+            wrong.extend(differences(&self.ending, &ending(&outcome)));
+        }
         (!wrong.is_empty()).then(|| self.describe(&wrong, &outcome.trace))
     }
 
