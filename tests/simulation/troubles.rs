@@ -370,7 +370,7 @@ impl World {
         }
     }
 
-    fn left_in_stream(&self) -> Vec<(String, u64)> {
+    pub fn left_in_stream(&self) -> Vec<(String, u64)> {
         let kept = self.bus.messages.iter();
         kept.filter_map(|Kept { message, .. }| place(message))
             .collect()

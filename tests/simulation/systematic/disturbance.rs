@@ -17,6 +17,8 @@ const DEAF: u64 = 40_000;
 const WRITES_BACK: usize = 3;
 /// API server and NATS are away for so many milliseconds.
 const AWAY: u64 = 60_000;
+/// A server starts again within so many milliseconds.
+const RESTART: u64 = 300;
 /// Who sleeps sleeps longer than a lease.
 const SLEEP: u64 = 40_000;
 
@@ -69,6 +71,7 @@ disturbances! {
     Unacknowledged at Message: "it is stored, and the acknowledgement is lost",
     BusAway at Message: "NATS is away for a while from there on",
     StreamEmptied at Message: "NATS loses its stream after it",
+    StreamEndLost at Message: "it is acknowledged, and NATS starts again without it",
     EventHeld at Event: "it does not come, nor do others, until the watch breaks",
     EventLost at Event: "it is left out, until a later list",
     EventLostToThePast at Event: "the same, and the list that comes at once is of the past",
@@ -279,6 +282,13 @@ impl World {
             self.bus.empty();
             let now = self.now();
             self.laws.stream_lost(&[], now);
+        }
+        if self.strikes(Disturbance::StreamEndLost) {
+            self.bus.lose_end(1);
+            let (left, now) = (self.left_in_stream(), self.now());
+            self.laws.stream_lost(&left, now);
+            self.bus.away = true;
+            self.later(RESTART, |world| world.bus.away = false);
         }
         self.strikes(Disturbance::Unacknowledged)
     }
