@@ -17,6 +17,8 @@ pub enum ErrorCode {
     DeadlineExceeded,
     /// An expression met data that it cannot work on.
     ExpressionError,
+    /// A task's `forEach` has more items than the installation allows.
+    TooManyItems,
     /// A task's inputs are too large once resolved.
     InputsTooLarge,
     /// A task's outputs are larger than the kubelet carries.
@@ -56,6 +58,7 @@ impl ErrorCode {
             ErrorCode::Timeout => "TIMEOUT",
             ErrorCode::DeadlineExceeded => "DEADLINE_EXCEEDED",
             ErrorCode::ExpressionError => "EXPRESSION_ERROR",
+            ErrorCode::TooManyItems => "TOO_MANY_ITEMS",
             ErrorCode::InputsTooLarge => "INPUTS_TOO_LARGE",
             ErrorCode::OutputsTooLarge => "OUTPUTS_TOO_LARGE",
             ErrorCode::InvalidOutputs => "INVALID_OUTPUTS",

@@ -30,8 +30,8 @@ pub use transition::{
     MirrorPosition, TaskEvent, TaskTransition, TransitionData, WorkflowEvent, WorkflowTransition,
 };
 pub use workflow::{
-    Cancel, FailurePolicy, OnFailure, RunPhase, Task, TaskDefaults, TaskRow, Ttl, Workflow,
-    WorkflowSpec, WorkflowStatus,
+    Cancel, FailurePolicy, ForEach, ItemCounts, ItemFailurePolicy, OnFailure, RunPhase, Task,
+    TaskDefaults, TaskRow, Ttl, Workflow, WorkflowSpec, WorkflowStatus,
 };
 
 /// The API group of every custom resource.
@@ -45,6 +45,8 @@ pub const LABEL_WORKFLOW: &str = "compozy.dev/workflow";
 pub const LABEL_WORKFLOW_UID: &str = "compozy.dev/workflow-uid";
 /// Label: name of the task that a child runs.
 pub const LABEL_TASK: &str = "compozy.dev/task";
+/// Label: index of the item of `forEach` that a child is of, from 0.
+pub const LABEL_INDEX: &str = "compozy.dev/index";
 /// Label on pods: number of the attempt, from 1.
 pub const LABEL_ATTEMPT: &str = "compozy.dev/attempt";
 /// Prefix of labels and annotations that only the operator writes.

@@ -8,6 +8,17 @@ pub fn any_value(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-preserve-unknown-fields": true})
 }
 
+/// The items of a `forEach`: a list, or a string that is one whole expression. That it is one of the
+/// two no structural schema can say, so what is neither is refused once the operator looks at it.
+pub fn items(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "x-kubernetes-preserve-unknown-fields": true,
+        "pattern": r"^\s*\$\{\{[\s\S]*\}\}\s*$",
+        "maxLength": 8192,
+        "maxItems": 100_000,
+    })
+}
+
 /// Any JSON object.
 pub fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})

@@ -1,4 +1,4 @@
-//! `TaskExecution`: one task of one run. Written by the operator alone.
+//! `TaskExecution`: one task of one run, or one item of it. Written by the operator alone.
 
 #![expect(
     clippy::duplicated_attributes,
@@ -29,9 +29,15 @@ use super::{
     namespaced,
     status = "TaskExecutionStatus",
     derive = "PartialEq",
-    doc = "One task of one run, written by the operator alone. Its UID is the task_exec_id of its events.",
+    doc = "One task of one run, or one item of its forEach, written by the operator alone. Its UID is the task_exec_id of its events.",
     printcolumn(name = "Workflow", type_ = "string", json_path = ".spec.workflow.name"),
     printcolumn(name = "Task", type_ = "string", json_path = ".spec.task"),
+    printcolumn(
+        name = "Index",
+        type_ = "integer",
+        json_path = ".spec.index",
+        priority = 1
+    ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
     printcolumn(name = "Executor", type_ = "string", json_path = ".status.executor"),
@@ -51,6 +57,7 @@ use super::{
 #[x_kube(
     validation = Rule::new("has(self.container) || has(self.stop)").message("container is missing"),
     validation = Rule::new("self.task == oldSelf.task && self.workflow == oldSelf.workflow").message("task and workflow are immutable"),
+    validation = Rule::new("has(self.index) == has(oldSelf.index) && (!has(self.index) || self.index == oldSelf.index)").message("index is immutable"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TaskExecutionSpec {
@@ -58,6 +65,9 @@ pub struct TaskExecutionSpec {
     pub workflow: WorkflowRef,
     /// The task's name.
     pub task: String,
+    /// Which item of the task's `forEach` it runs, from 0; missing if the task has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     /// The task's inputs, resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_value")]

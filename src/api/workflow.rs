@@ -27,7 +27,7 @@ use super::{
     validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-', no dots (it becomes part of NATS subjects)"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Done", type_ = "string", json_path = ".status.done", description = "tasks ended / tasks in all"),
+    printcolumn(name = "Done", type_ = "string", json_path = ".status.done", description = "tasks ended / tasks in all, each item of a forEach as one"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
@@ -140,6 +140,12 @@ pub struct Task {
     #[schemars(schema_with = "super::schema::any_value")]
     pub with: Option<Value>,
 
+    /// Runs the task once for each item of a list. `with` and `container` may use `item` and
+    /// `index` (from 0); retries and time limits are each execution's own. The task's outputs are
+    /// the list of the items' outputs, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<ForEach>,
+
     /// Retries when the task fails by its own fault. Its back-off also holds for infrastructure
     /// retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,13 +175,48 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
 
-    /// Whether the task's failure fails the run. Default Fail.
+    /// Whether the task's failure fails the run. Default Fail. Under `forEach`, Continue holds for
+    /// each item: all run, and the outputs have null in the place of one that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<OnFailure>,
 
     /// For this task's pods, on top of the workflow's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
+}
+
+/// One execution of a task for each item.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForEach {
+    /// The items: a list, whose strings may hold expressions, or a string that is one whole
+    /// expression which gives a list. An empty list succeeds at once. How many there may be is
+    /// limited by the installation, by default to 10,000.
+    #[schemars(schema_with = "super::schema::items")]
+    pub items: Value,
+    /// At most so many items under way at once. By default only the workflow's `parallelism` limits
+    /// them, which holds beside this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 5000))]
+    pub max_parallel: Option<u32>,
+    /// What a failed item means for the others. Default FailFast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_policy: Option<ItemFailurePolicy>,
+}
+
+/// What a failed item means for the others; one failed item fails the task. FailFast (the default):
+/// no further item starts, those that run may finish. Complete: all items run. Cancel: no further
+/// item starts, those that run are ended. With `onFailure: Continue` no item fails the task, and all
+/// run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ItemFailurePolicy {
+    /// No further item starts; those that run may finish.
+    #[default]
+    FailFast,
+    /// All items run.
+    Complete,
+    /// No further item starts; those that run are ended.
+    Cancel,
 }
 
 /// Values for tasks that do not set them.
@@ -329,7 +370,7 @@ pub struct WorkflowStatus {
     /// What to know at a glance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Tasks ended / tasks in all.
+    /// Tasks ended / tasks in all; of a task with `forEach` each item counts as one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<String>,
     /// One row a task; above 500 tasks only the failed ones and those under way.
@@ -358,13 +399,54 @@ pub struct WorkflowStatus {
 pub struct TaskRow {
     /// The task's name.
     pub name: String,
-    /// Waiting, Skipped, or the phase of its task execution.
+    /// Waiting, Skipped, or the phase of its task execution; of a task with `forEach`, Running until
+    /// its last item has ended.
     pub phase: String,
+    /// How its items are, as far as is known.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
+}
+
+/// How the items of a task with `forEach` are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ItemCounts {
+    /// All items.
+    pub total: u32,
+    /// Those that ended well.
+    pub succeeded: u32,
+    /// Those that did not: that failed or were cancelled.
+    pub failed: u32,
+    /// Those that will not start.
+    pub skipped: u32,
+    /// Those under way.
+    pub running: u32,
+    /// So many, from the first on, have begun, whatever became of their task executions.
+    pub begun: u32,
 }
 
 impl TaskRow {
-    /// Whether it says that the task began: that it ran, or that its task execution ended.
-    pub fn has_begun(&self) -> bool {
+    /// Which task executions of the task it says to have begun: that they ran or ended. `None`
+    /// stands for that of the task as a whole.
+    pub fn begun(&self) -> impl Iterator<Item = Option<u32>> + use<> {
+        let items = self.items.map_or(0, |items| items.begun);
+        let whole = self.items.is_none() && self.has_begun();
+        whole
+            .then_some(None)
+            .into_iter()
+            .chain((0..items).map(Some))
+    }
+
+    /// Whether it says that this execution of the task has begun.
+    pub fn says_begun(&self, index: Option<u32>) -> bool {
+        match (self.items, index) {
+            (Some(items), Some(index)) => index < items.begun,
+            (None, None) => self.has_begun(),
+            _ => false,
+        }
+    }
+
+    /// Whether it says that the task began.
+    fn has_begun(&self) -> bool {
         !matches!(self.phase.as_str(), "Waiting" | "Pending" | "Skipped")
     }
 }

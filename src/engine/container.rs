@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Container;
 use serde_json::Value;
 
 use crate::engine::{
-    expression::{EvaluationError, Scope, Template},
+    expression::{EvaluationError, References, Scope, Template},
     field_error::FieldError,
 };
 
@@ -92,11 +92,12 @@ impl ContainerTemplate {
             .flat_map(|(_, template)| template.references().task_names())
     }
 
-    /// The tasks that the expressions use, each with the place of the use.
-    pub fn task_uses(&self) -> impl Iterator<Item = (String, &str)> {
-        self.expressions.iter().flat_map(|(slot, template)| {
-            let names = template.references().task_names();
-            names.map(|name| (format!("{}.{}", self.path, slot.path()), name))
+    /// What each of the expressions refers to, with the place of it.
+    pub fn uses(&self) -> impl Iterator<Item = (String, &References)> {
+        let expressions = self.expressions.iter();
+        expressions.map(|(slot, template)| {
+            let place = format!("{}.{}", self.path, slot.path());
+            (place, template.references())
         })
     }
 

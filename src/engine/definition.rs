@@ -6,11 +6,14 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{FailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults, Ttl, WorkflowSpec},
+    api::{
+        FailurePolicy, ForEach, ItemFailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults, Ttl,
+        WorkflowSpec,
+    },
     engine::{
         admission::{self, AllowList},
         container::ContainerTemplate,
-        expression::ValueTemplate,
+        expression::{References, ValueTemplate},
         field_error::FieldError,
         graph,
         pod::merge_templates,
@@ -27,8 +30,11 @@ const MAX_ERRORS: usize = 10;
 /// Used when `spec.parallelism` is not set.
 const DEFAULT_PARALLELISM: usize = 50;
 
+/// How many items a `forEach` may have where the installation does not say.
+pub const DEFAULT_MAX_ITEMS: u32 = 10_000;
+
 /// What an installation adds to every workflow.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Installation {
     /// What pods may ask for.
     pub allow: AllowList,
@@ -36,6 +42,19 @@ pub struct Installation {
     pub pod_template: PodTemplate,
     /// How long finished runs stay that do not say.
     pub ttl: Ttl,
+    /// How many items a `forEach` may have.
+    pub max_items: u32,
+}
+
+impl Default for Installation {
+    fn default() -> Installation {
+        Installation {
+            allow: AllowList::default(),
+            pod_template: PodTemplate::default(),
+            ttl: Ttl::default(),
+            max_items: DEFAULT_MAX_ITEMS,
+        }
+    }
 }
 
 /// A spec that can be run.
@@ -47,6 +66,8 @@ pub struct Definition {
     failure_policy: FailurePolicy,
     outputs: Option<ValueTemplate>,
     defaults: TaskDefaults,
+    inputs: Value,
+    max_items: u32,
 }
 
 impl TaskDefinition {
@@ -73,10 +94,23 @@ pub struct TaskDefinition {
     pub on_failure: OnFailure,
     /// Its inputs.
     pub with: Option<ValueTemplate>,
+    /// What it is executed for, each by itself.
+    pub for_each: Option<ForEachDefinition>,
     /// Its container.
     pub container: ContainerTemplate,
     /// Its pod: installation, workflow and task merged.
     pub pod_template: PodTemplate,
+}
+
+/// A `forEach` that can be run.
+#[derive(Debug)]
+pub struct ForEachDefinition {
+    /// A list, or an expression that gives one.
+    pub items: ValueTemplate,
+    /// At most so many items under way.
+    pub max_parallel: usize,
+    /// What a failed item means for the others.
+    pub failure_policy: ItemFailurePolicy,
 }
 
 impl Definition {
@@ -122,6 +156,8 @@ impl Definition {
             failure_policy: spec.failure_policy.unwrap_or_default(),
             outputs,
             defaults: spec.task_defaults.clone().unwrap_or_default(),
+            inputs: Value::Object(spec.inputs.clone().unwrap_or_default()),
+            max_items: installation.max_items,
         })
     }
 
@@ -143,6 +179,16 @@ impl Definition {
     /// What a failed task means for the others.
     pub fn failure_policy(&self) -> FailurePolicy {
         self.failure_policy
+    }
+
+    /// The run's inputs.
+    pub fn inputs(&self) -> &Value {
+        &self.inputs
+    }
+
+    /// How many items a `forEach` may have.
+    pub fn max_items(&self) -> u32 {
+        self.max_items
     }
 
     /// The run's outputs.
@@ -201,11 +247,27 @@ fn compile_task(
             None
         }
     };
-    for (place, name) in with.iter().flat_map(ValueTemplate::task_uses) {
-        errors.extend(graph.check_reference(position, name, place));
+    let for_each = match task.for_each.as_ref().map(|it| compile_items(it, &path)) {
+        None => None,
+        Some(Ok(for_each)) => Some(for_each),
+        Some(Err(error)) => {
+            errors.push(error);
+            None
+        }
+    };
+    let of_items = for_each.iter().flat_map(|it| it.items.uses());
+    for (place, uses) in of_items {
+        errors.extend(check_tasks(graph, position, uses, place));
+        errors.extend(check_item(uses, place));
     }
-    for (place, name) in template.iter().flat_map(ContainerTemplate::task_uses) {
-        errors.extend(graph.check_reference(position, name, &place));
+    let of_with = with.iter().flat_map(ValueTemplate::uses);
+    let of_with = of_with.map(|(place, uses)| (place.to_owned(), uses));
+    let of_container = template.iter().flat_map(ContainerTemplate::uses);
+    for (place, uses) in of_with.chain(of_container) {
+        errors.extend(check_tasks(graph, position, uses, &place));
+        if task.for_each.is_none() {
+            errors.extend(check_item(uses, &place));
+        }
     }
     if let Some(template) = &task.pod_template {
         errors.extend(admission::check_template(
@@ -225,6 +287,7 @@ fn compile_task(
             dependents: graph.dependents[position].clone(),
             on_failure: task.on_failure.unwrap_or_default(),
             with,
+            for_each,
             container,
             pod_template: merge_templates(
                 Some(&installation.pod_template),
@@ -246,10 +309,57 @@ fn compile_outputs(
     };
     let outputs: Map<String, Value> = outputs.clone();
     let template = ValueTemplate::compile(&Value::Object(outputs), "spec.outputs")?;
-    let unknown = template
-        .task_uses()
-        .find_map(|(place, name)| graph.check_known(name, place));
-    unknown.map_or(Ok(Some(template)), Err)
+    let wrong = template.uses().find_map(|(place, uses)| {
+        let mut names = uses.task_names();
+        let unknown = names.find_map(|name| graph.check_known(name, place));
+        unknown.or_else(|| check_item(uses, place))
+    });
+    wrong.map_or(Ok(Some(template)), Err)
+}
+
+fn compile_items(for_each: &ForEach, path: &str) -> Result<ForEachDefinition, FieldError> {
+    let path = format!("{path}.forEach.items");
+    let items = ValueTemplate::compile(&for_each.items, &path)?;
+    if !for_each.items.is_array() && !items.is_one_expression() {
+        let what = match &for_each.items {
+            Value::String(_) => "this text is not one whole expression",
+            Value::Object(_) => "this is an object",
+            _ => "this is neither",
+        };
+        let message = format!(
+            "needs a list, or one whole expression that gives one, such as ${{{{ inputs.list }}}}; {what}"
+        );
+        return Err(FieldError::new(path, message));
+    }
+    Ok(ForEachDefinition {
+        items,
+        max_parallel: for_each
+            .max_parallel
+            .map_or(usize::MAX, |limit| limit as usize),
+        failure_policy: for_each.failure_policy.unwrap_or_default(),
+    })
+}
+
+/// What is wrong with the tasks that an expression uses.
+fn check_tasks(
+    graph: &graph::Graph,
+    position: usize,
+    uses: &References,
+    place: &str,
+) -> Vec<FieldError> {
+    let names = uses.task_names();
+    names
+        .filter_map(|name| graph.check_reference(position, name, place))
+        .collect()
+}
+
+/// An error if an expression uses what there is only beside a `forEach`.
+fn check_item(uses: &References, place: &str) -> Option<FieldError> {
+    let name = uses.item_name()?;
+    let message = format!(
+        "uses {name}, which is known only in with and container of a task that has forEach"
+    );
+    Some(FieldError::new(place, message))
 }
 
 #[cfg(test)]
@@ -269,6 +379,33 @@ mod tests {
         fields.extend(extra.as_object().unwrap().clone());
         let spec = json!({"tasks": [{"name": "first", "container": {"image": "i"}}, second]});
         assert_eq!(first_error(spec).path, place);
+    }
+
+    #[rstest]
+    #[case::in_with(json!({"with": {"x": "${{ item }}"}}), "spec.tasks[0].with.x: uses item, which")]
+    #[case::in_the_container(json!({"container": {"image": "i", "args": ["${{ index }}"]}}), "spec.tasks[0].container.args[0]: uses index, which")]
+    #[case::in_the_items(json!({"forEach": {"items": "${{ [item] }}"}}), "spec.tasks[0].forEach.items: uses item, which")]
+    #[case::items_of_an_unknown_task(json!({"forEach": {"items": ["${{ tasks.nobody.phase }}"]}}), "spec.tasks[0].forEach.items[0]: uses tasks.nobody")]
+    #[case::text(json!({"forEach": {"items": "${{ inputs.a }} "}}), "spec.tasks[0].forEach.items: needs a list, or one whole expression that gives one, such as ${{ inputs.list }}; this text is not")]
+    #[case::a_number(json!({"forEach": {"items": 3}}), "spec.tasks[0].forEach.items: needs a list")]
+    #[case::an_object(json!({"forEach": {"items": {"a": 1}}}), "spec.tasks[0].forEach.items: needs a list")]
+    fn what_is_wrong_with_items_is_named_where_it_stands(#[case] extra: Value, #[case] says: &str) {
+        let mut task = json!({"name": "only", "container": {"image": "i"}});
+        task.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
+        let error = first_error(json!({"tasks": [task]})).to_string();
+        assert!(error.starts_with(says), "{error}");
+    }
+
+    #[test]
+    fn a_task_with_items_may_use_them() {
+        let spec = json!({"tasks": [{
+            "name": "only", "forEach": {"items": "${{ inputs.list }}"}, "with": {"i": "${{ index }}"},
+            "container": {"image": "i", "args": ["${{ item.x }}"]},
+        }]});
+        let spec: WorkflowSpec = serde_json::from_value(spec).unwrap();
+        Definition::compile(&spec, &Installation::default()).unwrap();
     }
 
     #[test]

@@ -11,12 +11,15 @@ pub const MAX_TASK_EXECUTION_NAME: usize = 58;
 const HASH_LENGTH: usize = 8;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// The name of the task execution of `task` in the run `workflow` (an object's name) with `uid`.
+/// The name of the task execution of `task` in the run `workflow` (an object's name) with `uid`, or
+/// of the item `index` of it.
 ///
-/// The hash keeps runs apart, and task `a-b` of run `c` from task `b` of run `c-a`.
-pub fn task_execution_name(workflow: &str, uid: &str, task: &str) -> String {
+/// The hash keeps runs apart, task `a-b` of run `c` from task `b` of run `c-a`, and item 1 of task
+/// `a` from task `a-1`.
+pub fn task_execution_name(workflow: &str, uid: &str, task: &str, index: Option<u32>) -> String {
+    let index = index.map(|index| index.to_string());
     let mut digest = Sha256::new();
-    for part in [uid, task] {
+    for part in [uid, task].into_iter().chain(index.as_deref()) {
         digest.update(part.as_bytes());
         digest.update([0]);
     }
@@ -26,9 +29,10 @@ pub fn task_execution_name(workflow: &str, uid: &str, task: &str) -> String {
         .take(HASH_LENGTH)
         .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
         .collect();
+    let end = index.map_or_else(|| format!("-{hash}"), |index| format!("-{index}-{hash}"));
     let mut name = format!("{workflow}-{task}");
-    name.truncate(MAX_TASK_EXECUTION_NAME - HASH_LENGTH - 1);
-    format!("{}-{hash}", name.trim_end_matches('-'))
+    name.truncate(MAX_TASK_EXECUTION_NAME - end.len());
+    format!("{}{end}", name.trim_end_matches('-'))
 }
 
 /// The name of the pod of one attempt.
@@ -44,14 +48,27 @@ mod tests {
     #[test]
     fn runs_of_the_same_name_have_different_children() {
         assert_ne!(
-            task_execution_name("hello", "uid-1", "greet"),
-            task_execution_name("hello", "uid-2", "greet")
+            task_execution_name("hello", "uid-1", "greet", None),
+            task_execution_name("hello", "uid-2", "greet", None)
         );
     }
 
     #[test]
     fn the_readable_part_comes_first() {
-        assert!(task_execution_name("hello", "uid", "greet").starts_with("hello-greet-"));
+        assert!(task_execution_name("hello", "uid", "greet", None).starts_with("hello-greet-"));
+        let item = task_execution_name("hello", "uid", "greet", Some(12));
+        assert!(item.starts_with("hello-greet-12-"), "{item}");
+        let long = task_execution_name(&"w".repeat(63), "uid", "greet", Some(12));
+        assert!(long.contains("w-12-"), "the index is not cut off: {long}");
+    }
+
+    /// Runs under way meet their children again after an upgrade.
+    #[test]
+    fn a_name_stays_what_it_was() {
+        assert_eq!(
+            task_execution_name("hello", "uid", "greet", None),
+            "hello-greet-52h66iqd"
+        );
     }
 
     proptest! {
@@ -60,9 +77,10 @@ mod tests {
         fn every_child_name_is_a_dns_label_with_room_for_the_attempt(
             workflow in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
             task in "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
+            index in proptest::option::of(0u32..100_000),
             attempt in 1u32..200,
         ) {
-            let name = task_execution_name(&workflow, "uid", &task);
+            let name = task_execution_name(&workflow, "uid", &task, index);
             let pod = pod_name(&name, attempt);
             prop_assert!(name.len() <= MAX_TASK_EXECUTION_NAME);
             prop_assert!(pod.len() <= 63);
@@ -72,13 +90,13 @@ mod tests {
 
         #[test]
         fn different_tasks_have_different_names(
-            a in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?"),
-            b in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?"),
+            a in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?", proptest::option::of(0u32..20)),
+            b in ("[a-z]([-a-z0-9]{0,8}[a-z0-9])?", "[a-z]([-a-z0-9]{0,8}[a-z0-9])?", proptest::option::of(0u32..20)),
         ) {
             prop_assume!(a != b);
             prop_assert_ne!(
-                task_execution_name(&a.0, &a.0, &a.1),
-                task_execution_name(&b.0, &b.0, &b.1)
+                task_execution_name(&a.0, &a.0, &a.1, a.2),
+                task_execution_name(&b.0, &b.0, &b.1, b.2)
             );
         }
     }

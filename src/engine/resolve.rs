@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{
-        Duration, ErrorCode, FINALIZER_EVENTS, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
-        RetryPolicy, Stop, TaskExecution, TaskExecutionSpec, Workflow, WorkflowRef,
+        Duration, ErrorCode, FINALIZER_EVENTS, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW,
+        LABEL_WORKFLOW_UID, OnFailure, RetryPolicy, Stop, TaskExecution, TaskExecutionSpec,
+        TaskExecutionStatus, TaskPhase, Workflow, WorkflowRef,
     },
     engine::{
         definition::{Definition, TaskDefinition},
-        expression::{EvaluationError, Scope, TaskScope, WorkflowScope},
+        expression::{EvaluationError, ItemScope, Scope, TaskScope, WorkflowScope},
         names,
-        run::{NodeState, Run, TaskIndex},
+        run::{ExecutionIndex, NodeState, Run, TaskIndex},
     },
 };
 
@@ -26,8 +27,26 @@ const MAX_INPUT_BYTES: usize = 256 * 1024;
 const DEFAULT_INFRASTRUCTURE_RETRIES: u32 = 3;
 const DEFAULT_IMAGE_PULL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Looks up the task execution of a task, if it exists.
-pub type Lookup<'a> = &'a dyn Fn(TaskIndex) -> Option<Arc<TaskExecution>>;
+/// The phase of a task that does not start.
+pub const SKIPPED: &str = "Skipped";
+
+/// Looks up a task execution, if it exists.
+pub type Lookup<'a> = &'a dyn Fn(ExecutionIndex) -> Option<Arc<TaskExecution>>;
+
+/// Finds the items of every task whose time for that has come. To be done whenever something was
+/// observed: they are known from then on.
+pub fn expand(workflow: &Workflow, definition: &Definition, run: &mut Run, lookup: Lookup) {
+    while let Some(task) = run.unexpanded() {
+        let data = RunData {
+            workflow,
+            definition,
+            run,
+            lookup,
+        };
+        let items = data.items(task);
+        run.expand(definition, task, items);
+    }
+}
 
 /// The data that a run's expressions may use.
 pub struct RunData<'a> {
@@ -42,12 +61,17 @@ pub struct RunData<'a> {
 }
 
 impl RunData<'_> {
-    /// The task execution of `task`, complete. An expression that its data does not suit gives
-    /// one that fails at once, so that the failure has an id, an event and a place to be read.
-    pub fn task_execution(&self, task: TaskIndex) -> TaskExecution {
-        let definition = &self.definition.tasks()[task];
+    /// A task execution, complete. An expression that its data does not suit gives one that fails
+    /// at once, so that the failure has an id, an event and a place to be read.
+    pub fn task_execution(&self, which: ExecutionIndex) -> TaskExecution {
+        let definition = &self.definition.tasks()[which.task];
         let mut spec = self.bare_spec(definition);
-        match self.evaluate_task(definition) {
+        spec.index = which.item;
+        if let Some(stop) = self.run.refusal(which.task) {
+            spec.stop = Some(stop.clone());
+            return self.of_spec(spec);
+        }
+        match self.evaluate_task(definition, self.item(which)) {
             Ok((inputs, container)) => {
                 let size = inputs.as_ref().map_or(0, |inputs| inputs.to_string().len());
                 if size > MAX_INPUT_BYTES {
@@ -58,17 +82,45 @@ impl RunData<'_> {
                 }
             }
             Err(error) => {
-                spec.stop = Some(Stop {
-                    code: ErrorCode::ExpressionError.as_str().to_owned(),
-                    reason: error.to_string(),
-                });
+                spec.stop = Some(unsuitable(&error));
             }
         }
+        self.of_spec(spec)
+    }
+
+    fn of_spec(&self, spec: TaskExecutionSpec) -> TaskExecution {
         TaskExecution {
-            metadata: self.metadata(&definition.spec.name),
+            metadata: self.metadata(&spec),
             spec,
             status: None,
         }
+    }
+
+    /// The items of a task with `forEach`; or why it can have none.
+    fn items(&self, task: TaskIndex) -> Result<Vec<Value>, Stop> {
+        let Some(for_each) = &self.definition.tasks()[task].for_each else {
+            return Ok(Vec::new());
+        };
+        let names = for_each.items.references().task_names();
+        let items = self
+            .with_scope(names, None, |scope| for_each.items.evaluate(scope))
+            .map_err(|error| unsuitable(&error))?;
+        let place = format!("spec.tasks[{task}].forEach.items");
+        let Value::Array(items) = items else {
+            return Err(no_list(&place, &items));
+        };
+        let limit = self.definition.max_items() as usize;
+        // What has begun under a higher limit goes on.
+        if items.len() > limit && !self.run.has_begun_items(task) {
+            return Err(too_many(&place, items.len(), limit));
+        }
+        Ok(items)
+    }
+
+    fn item(&self, which: ExecutionIndex) -> Option<ItemScope<'_>> {
+        let index = which.item?;
+        let value = self.run.item(which.task, index)?;
+        Some(ItemScope { value, index })
     }
 
     /// The run's outputs.
@@ -80,15 +132,16 @@ impl RunData<'_> {
             return Ok(None);
         };
         let names = template.references().task_names();
-        self.with_scope(names, |scope| template.evaluate(scope))
+        self.with_scope(names, None, |scope| template.evaluate(scope))
             .map(Some)
     }
 
     fn evaluate_task(
         &self,
         task: &TaskDefinition,
+        item: Option<ItemScope>,
     ) -> Result<(Option<Value>, Container), EvaluationError> {
-        self.with_scope(task.task_names(), |scope| {
+        self.with_scope(task.task_names(), item, |scope| {
             let inputs = task
                 .with
                 .as_ref()
@@ -103,6 +156,7 @@ impl RunData<'_> {
     fn with_scope<'n, T>(
         &self,
         names: impl Iterator<Item = &'n str>,
+        item: Option<ItemScope>,
         evaluate: impl FnOnce(&Scope) -> Result<T, EvaluationError>,
     ) -> Result<T, EvaluationError> {
         let seen: Vec<(&str, Seen)> = names
@@ -112,9 +166,8 @@ impl RunData<'_> {
             .iter()
             .map(|(name, seen)| ((*name).to_owned(), seen.scope()))
             .collect();
-        let inputs = Value::Object(self.workflow.spec.inputs.clone().unwrap_or_default());
         evaluate(&Scope {
-            inputs: &inputs,
+            inputs: self.definition.inputs(),
             workflow: WorkflowScope {
                 name: self.workflow.metadata.name.as_deref().unwrap_or_default(),
                 namespace: self
@@ -126,15 +179,17 @@ impl RunData<'_> {
                 uid: self.workflow.metadata.uid.as_deref().unwrap_or_default(),
             },
             tasks: &tasks,
+            item,
         })
     }
 
     fn see(&self, task: TaskIndex) -> Seen {
-        let status = (self.lookup)(task)
-            .and_then(|te| te.status.clone())
-            .unwrap_or_default();
+        if let Some(count) = self.run.item_count(task) {
+            return self.see_items(task, count);
+        }
+        let status = self.status(task.into());
         let phase = match self.run.state(task) {
-            NodeState::Skipped => "Skipped",
+            NodeState::Skipped => SKIPPED,
             _ => status.phase.as_str(),
         };
         Seen {
@@ -147,18 +202,54 @@ impl RunData<'_> {
         }
     }
 
-    fn metadata(&self, task: &str) -> ObjectMeta {
+    /// What is known of a task with items, all of which have ended or will not start.
+    fn see_items(&self, task: TaskIndex, count: u32) -> Seen {
+        let of = |item| self.status(ExecutionIndex::of_item(task, item));
+        let phase = match self.run.state(task) {
+            NodeState::Ended(phase) => phase.as_str(),
+            _ => SKIPPED,
+        };
+        let tolerated = self.definition.tasks()[task].on_failure == OnFailure::Continue;
+        let statuses: Vec<_> = (0..count).map(of).collect();
+        let attempts = statuses.iter().map(|status| status.attempt).sum();
+        let good = phase == TaskPhase::Succeeded.as_str();
+        let error = self.run.first_failed_item(task).filter(|_| !good);
+        let error = error.and_then(|item| statuses[item as usize].error.clone());
+        let list = || {
+            let outputs = statuses.into_iter().map(outputs_or_null);
+            Value::Array(outputs.collect())
+        };
+        Seen {
+            phase,
+            outputs: if good || tolerated { list() } else { json!({}) },
+            error: error.and_then(|error| serde_json::to_value(error).ok()),
+            attempts,
+        }
+    }
+
+    fn status(&self, which: ExecutionIndex) -> TaskExecutionStatus {
+        let execution = (self.lookup)(which);
+        let status = execution.and_then(|te| te.status.clone());
+        status.unwrap_or_default()
+    }
+
+    fn metadata(&self, spec: &TaskExecutionSpec) -> ObjectMeta {
         let name = self.workflow.name_any();
         let uid = self.workflow.uid().unwrap_or_default();
-        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let index = spec.index.map(|index| index.to_string());
+        let labels = [
+            (LABEL_WORKFLOW, Some(name.clone())),
+            (LABEL_WORKFLOW_UID, Some(uid.clone())),
+            (LABEL_TASK, Some(spec.task.clone())),
+            (LABEL_INDEX, index),
+        ];
+        let labels = labels.into_iter();
+        let labels = labels.filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let child = names::task_execution_name(&name, &uid, &spec.task, spec.index);
         ObjectMeta {
-            name: Some(names::task_execution_name(&name, &uid, task)),
+            name: Some(child),
             namespace: self.workflow.namespace(),
-            labels: Some(BTreeMap::from([
-                label(LABEL_WORKFLOW, &name),
-                label(LABEL_WORKFLOW_UID, &uid),
-                label(LABEL_TASK, task),
-            ])),
+            labels: Some(labels.collect::<BTreeMap<_, _>>()),
             owner_references: Some(vec![OwnerReference {
                 api_version: Workflow::api_version(&()).into_owned(),
                 kind: Workflow::kind(&()).into_owned(),
@@ -184,6 +275,7 @@ impl RunData<'_> {
                 name: workflow,
             },
             task: own.name.clone(),
+            index: None,
             inputs: None,
             container: None,
             pod_template: Some(Box::new(task.pod_template.clone())),
@@ -233,6 +325,46 @@ impl Seen {
             error: self.error.as_ref(),
             attempts: self.attempts,
         }
+    }
+}
+
+/// The outputs of an item; null if it did not end well.
+fn outputs_or_null(status: TaskExecutionStatus) -> Value {
+    match status.phase {
+        TaskPhase::Succeeded => status.outputs.unwrap_or_else(|| json!({})),
+        _ => Value::Null,
+    }
+}
+
+fn unsuitable(error: &EvaluationError) -> Stop {
+    Stop {
+        code: ErrorCode::ExpressionError.as_str().to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn no_list(place: &str, value: &Value) -> Stop {
+    let what = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a bool",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    };
+    Stop {
+        code: ErrorCode::ExpressionError.as_str().to_owned(),
+        reason: format!("{place}: the expression gives {what}, and a list is needed"),
+    }
+}
+
+fn too_many(place: &str, count: usize, limit: usize) -> Stop {
+    Stop {
+        code: ErrorCode::TooManyItems.as_str().to_owned(),
+        reason: format!(
+            "{place}: there are {count} items, the limit is {limit}: let one item stand for several, \
+             or raise forEach.maxItems of the installation"
+        ),
     }
 }
 

@@ -229,6 +229,7 @@ fn about_task(task: &TaskExecution, attempt: u32, sequence: u64, timestamp: Time
             task_id: task.spec.task.clone(),
             task_exec_id: task.metadata.uid.clone().unwrap_or_default(),
             attempt,
+            index: task.spec.index,
         }),
         sequence,
         timestamp,

@@ -44,6 +44,9 @@ pub struct AboutTask {
     pub task_exec_id: String,
     /// The attempt that it is about, from 1; 0 before the first.
     pub attempt: u32,
+    /// Which item of the task's `forEach` it is about, from 0; missing if the task has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
 }
 
 /// `started` of a workflow.

@@ -73,10 +73,12 @@ fn schema<D: JsonSchema>(entity: Entity, name: &str) -> Value {
         generator.subschema_for::<D>(),
         generator.subschema_for::<Referenced>(),
     ];
-    for (field, _) in task["properties"].as_object().into_iter().flatten() {
+    for field in task["required"].as_array().into_iter().flatten() {
         if let (Entity::Task, Some(required)) = (entity, about["required"].as_array_mut()) {
-            required.push(json!(field));
+            required.push(field.clone());
         }
+    }
+    for (field, _) in task["properties"].as_object().into_iter().flatten() {
         if let (Entity::Workflow, Some(all)) = (entity, about["properties"].as_object_mut()) {
             all.remove(field);
         }

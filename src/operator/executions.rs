@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{
-        Duration, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, TaskExecution,
+        Duration, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, TaskExecution,
         TaskExecutionStatus, TaskPhase, Time, Workflow,
     },
     engine::{
@@ -139,8 +139,9 @@ impl Executions {
         else {
             return true;
         };
+        let index = label(LABEL_INDEX).and_then(|index| index.parse().ok());
         let mut rows = run.status.iter().flat_map(|status| &status.tasks);
-        rows.any(|row| Some(row.name.as_str()) == task && row.has_begun())
+        rows.any(|row| Some(row.name.as_str()) == task && row.says_begun(index))
     }
 
     /// The engine's plan; a pod that may be gone is first asked for.
@@ -229,6 +230,7 @@ impl Executions {
         info!(
             workflow = execution.spec.workflow.name,
             task = execution.spec.task,
+            index = execution.spec.index,
             attempt = status.attempt,
             phase = status.phase.as_str(),
             reason = status.reason.as_deref().unwrap_or_default(),

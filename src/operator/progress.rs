@@ -8,31 +8,55 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::index::{Index, key_of, sibling};
+use super::index::{Index, Key, key_of, sibling};
 use crate::{
     api::{TaskExecution, TaskPhase, Time, Workflow},
     engine::{
         definition::{Definition, Installation},
         field_error::FieldError,
-        names,
-        run::{NodeState, Run, TaskIndex},
+        names, resolve,
+        run::{ExecutionIndex, Run, TaskIndex},
         workflow::changed_spec,
     },
 };
 
+/// What the names of a run's task executions are made of.
+struct Names {
+    workflow: String,
+    uid: String,
+    tasks: Vec<String>,
+}
+
+impl Names {
+    fn of(workflow: &Workflow) -> Names {
+        let tasks = workflow.spec.tasks.iter();
+        Names {
+            workflow: workflow.name_any(),
+            uid: workflow.uid().unwrap_or_default(),
+            tasks: tasks.map(|task| task.name.clone()).collect(),
+        }
+    }
+
+    fn name(&self, which: ExecutionIndex) -> Option<Arc<str>> {
+        let task = self.tasks.get(which.task)?;
+        let name = names::task_execution_name(&self.workflow, &self.uid, task, which.item);
+        Some(name.into())
+    }
+}
+
 /// A run in memory.
 pub struct Progress {
-    uid: String,
     generation: Option<i64>,
     graph: Result<(Definition, Run), Vec<FieldError>>,
-    names: Vec<Arc<str>>,
-    tasks: HashMap<Arc<str>, TaskIndex>,
+    names: Names,
+    /// The task executions that have begun, by their names.
+    known: HashMap<Arc<str>, ExecutionIndex>,
     /// Names of task executions to look at.
     marked: BTreeSet<Arc<str>>,
     last_write: Option<Time>,
     /// Creations that were sent and not answered: their task executions may be there, or may yet
     /// come.
-    unanswered: Mutex<BTreeMap<TaskIndex, TaskExecution>>,
+    unanswered: Mutex<BTreeMap<ExecutionIndex, TaskExecution>>,
     /// An earlier leader may have created task executions that no watch has shown so far.
     inherited: bool,
 }
@@ -40,7 +64,6 @@ pub struct Progress {
 impl Progress {
     /// Understands the workflow and takes in all that exists of it.
     pub fn rebuild(workflow: &Workflow, installation: &Installation, index: &Index) -> Progress {
-        let uid = workflow.uid().unwrap_or_default();
         let graph = match changed_spec(workflow) {
             Some(error) => Err(vec![error]),
             None => Definition::compile(&workflow.spec, installation).map(|definition| {
@@ -48,25 +71,11 @@ impl Progress {
                 (definition, run)
             }),
         };
-        let name = workflow.name_any();
-        let names: Vec<Arc<str>> = workflow
-            .spec
-            .tasks
-            .iter()
-            .map(|task| names::task_execution_name(&name, &uid, &task.name).into())
-            .collect();
-        let tasks = names
-            .iter()
-            .cloned()
-            .enumerate()
-            .map(|(task, name)| (name, task))
-            .collect();
         let mut progress = Progress {
-            uid,
             generation: workflow.metadata.generation,
             graph,
-            names,
-            tasks,
+            names: Names::of(workflow),
+            known: HashMap::new(),
             marked: BTreeSet::new(),
             last_write: None,
             unanswered: Mutex::default(),
@@ -80,62 +89,115 @@ impl Progress {
     fn take_in(&mut self, workflow: &Workflow, index: &Index) {
         let key = key_of(workflow);
         let rows = workflow.status.iter().flat_map(|status| &status.tasks);
-        let shown: BTreeSet<&str> = rows
-            .filter(|row| row.has_begun())
-            .map(|row| row.name.as_str())
+        let shown: Vec<ExecutionIndex> = rows
+            .filter_map(|row| Some((row, self.position(&row.name)?)))
+            .flat_map(|(row, task)| row.begun().map(move |item| ExecutionIndex { task, item }))
             .collect();
-        for (task, spec) in workflow.spec.tasks.iter().enumerate() {
-            let name = self.names[task].clone();
-            let execution = sibling(&key, &name);
-            let begun = || shown.contains(spec.name.as_str()) || index.has_pods(&execution);
-            if index.execution(&execution).is_none() && begun() {
-                self.observe_begun(task);
-            }
+        for which in shown {
+            self.observe_begun_unless(
+                which,
+                |execution| index.execution(execution).is_some(),
+                &key,
+            );
         }
-        for name in index.children(&self.uid) {
+        for task in 0..workflow.spec.tasks.len() {
+            self.observe_begun_by_pods(task.into(), index, &key);
+        }
+        for name in index.children(self.uid()) {
             if let Some(execution) = index.execution(&sibling(&key, &name)) {
                 self.observe(&execution);
             }
+        }
+        self.expand(workflow, index);
+        if self.inherited {
+            for which in self.fresh_items() {
+                self.observe_begun_by_pods(which, index, &key);
+            }
+        }
+    }
+
+    /// Finds the items of the tasks whose time for that has come.
+    pub fn expand(&mut self, workflow: &Workflow, index: &Index) {
+        let key = key_of(workflow);
+        let names = &self.names;
+        if let Ok((definition, run)) = &mut self.graph {
+            let lookup = |which| index.execution(&sibling(&key, &names.name(which)?));
+            resolve::expand(workflow, definition, run, &lookup);
+        }
+    }
+
+    /// Items that are known and were not seen to begin.
+    fn fresh_items(&self) -> Vec<ExecutionIndex> {
+        let Ok((_, run)) = &self.graph else {
+            return Vec::new();
+        };
+        let of = |task| {
+            let fresh = run.fresh_items(task);
+            fresh.map(move |item| ExecutionIndex::of_item(task, item))
+        };
+        (0..self.names.tasks.len()).flat_map(of).collect()
+    }
+
+    fn position(&self, task: &str) -> Option<TaskIndex> {
+        self.graph.as_ref().ok()?.0.position(task)
+    }
+
+    /// A pod of a task execution that is not there shows that it has begun.
+    fn observe_begun_by_pods(&mut self, which: ExecutionIndex, index: &Index, key: &Key) {
+        let no_trace =
+            |execution: &Key| index.execution(execution).is_some() || !index.has_pods(execution);
+        self.observe_begun_unless(which, no_trace, key);
+    }
+
+    fn observe_begun_unless(
+        &mut self,
+        which: ExecutionIndex,
+        unless: impl Fn(&Key) -> bool,
+        key: &Key,
+    ) {
+        let name = self.names.name(which);
+        if name.is_some_and(|name| !unless(&sibling(key, &name))) {
+            self.observe_begun(which);
         }
     }
 
     /// What was known of the same run when its spec was another one.
     #[must_use]
     pub fn following(mut self, before: Option<Progress>) -> Progress {
-        let Some(before) = before.filter(|before| before.uid == self.uid) else {
+        let Some(before) = before.filter(|before| before.uid() == self.uid()) else {
             return self;
         };
         self.inherited = before.inherited;
         self.unanswered = before.unanswered;
         if let Ok((_, run)) = &before.graph {
-            (0..before.names.len())
-                .filter(|task| has_begun(run.state(*task)))
-                .for_each(|task| self.observe_begun(task));
+            run.begun().for_each(|which| self.observe_begun(which));
         }
         self
     }
 
-    /// A task has begun, whatever became of it: if nothing of it is there it must not run again.
-    fn observe_begun(&mut self, task: TaskIndex) {
-        let Ok((definition, run)) = &mut self.graph else {
+    /// A task execution has begun, whatever became of it: if nothing of it is there it must not run
+    /// again.
+    fn observe_begun(&mut self, which: ExecutionIndex) {
+        let (Ok((definition, run)), Some(name)) = (&mut self.graph, self.names.name(which)) else {
             return;
         };
-        if !has_begun(run.state(task)) {
+        if !run.has_begun(which) {
             let since = Time(jiff::Timestamp::UNIX_EPOCH);
-            run.observe(definition, task, TaskPhase::Pending, since);
-            self.marked.insert(self.names[task].clone());
+            run.observe(definition, which, TaskPhase::Pending, since);
+            self.known.insert(name.clone(), which);
+            self.marked.insert(name);
         }
     }
 
     /// Whether this is still the run of that object, and its spec was looked at.
     pub fn is_of(&self, workflow: &Workflow) -> bool {
-        workflow.metadata.uid.as_deref() == Some(&self.uid)
+        workflow.metadata.uid.as_deref() == Some(self.uid())
             && workflow.metadata.generation == self.generation
     }
 
     /// The workflow's UID.
     pub fn uid(&self) -> &str {
-        &self.uid
+        &self.names.uid
     }
 
     /// The definition and the run, or what is wrong with the spec.
@@ -146,17 +208,24 @@ impl Progress {
         }
     }
 
-    /// The name of a task's execution.
-    pub fn name(&self, task: TaskIndex) -> Option<&str> {
-        self.names.get(task).map(AsRef::as_ref)
+    /// The name of a task execution.
+    pub fn name(&self, which: ExecutionIndex) -> Option<Arc<str>> {
+        self.names.name(which)
     }
 
-    /// The tasks that a task waits for.
-    pub fn dependencies(&self, task: TaskIndex) -> impl Iterator<Item = TaskIndex> + '_ {
-        let definition = self.graph.as_ref().ok().map(|(definition, _)| definition);
-        definition
-            .into_iter()
-            .flat_map(move |definition| definition.tasks()[task].dependencies.iter().copied())
+    /// Those whose end lets a task execution start. Items after the first one may also have waited
+    /// for room, which is nobody's end.
+    pub fn freed_by(&self, which: ExecutionIndex) -> Vec<ExecutionIndex> {
+        let Some((definition, run)) = self.graph.as_ref().ok().filter(|_| which.item < Some(1))
+        else {
+            return Vec::new();
+        };
+        let dependencies = definition.tasks()[which.task].dependencies.iter();
+        let last = |&task: &TaskIndex| ExecutionIndex {
+            task,
+            item: run.last_item(task),
+        };
+        dependencies.map(last).collect()
     }
 
     /// Remembers to look at a task execution.
@@ -171,53 +240,58 @@ impl Progress {
 
     /// Whether the run thinks that this task execution is under way.
     pub fn is_active(&self, name: &str) -> bool {
-        match (self.tasks.get(name), &self.graph) {
-            (Some(&task), Ok((_, run))) => matches!(run.state(task), NodeState::Active(_)),
+        match (self.known.get(name), &self.graph) {
+            (Some(&which), Ok((_, run))) => run.is_active(which),
             _ => false,
         }
     }
 
     /// Takes in a task execution.
     pub fn observe(&mut self, execution: &TaskExecution) {
-        if execution.spec.workflow.uid != self.uid {
+        let Some((which, name)) = self.which(execution) else {
             return;
+        };
+        self.known.insert(name, which);
+        lock(&self.unanswered).remove(&which);
+        let status = execution.status.as_ref();
+        let phase = status.map(|status| status.phase).unwrap_or_default();
+        let ended_at = status.and_then(|status| status.finished_at);
+        let ended_at = ended_at.unwrap_or(Time(jiff::Timestamp::UNIX_EPOCH));
+        if let Ok((definition, run)) = &mut self.graph {
+            run.observe(definition, which, phase, ended_at);
         }
-        let name = execution.name_any();
-        if let (Some(&task), Ok((definition, run))) =
-            (self.tasks.get(name.as_str()), &mut self.graph)
-        {
-            lock(&self.unanswered).remove(&task);
-            let status = execution.status.as_ref();
-            let phase = status.map(|status| status.phase).unwrap_or_default();
-            let ended_at = status.and_then(|status| status.finished_at);
-            run.observe(
-                definition,
-                task,
-                phase,
-                ended_at.unwrap_or(Time(jiff::Timestamp::UNIX_EPOCH)),
-            );
-        }
+    }
+
+    /// Which of the run's it is, and under its name: none if it is not one of them.
+    fn which(&self, execution: &TaskExecution) -> Option<(ExecutionIndex, Arc<str>)> {
+        let spec = &execution.spec;
+        let task = self.position(&spec.task)?;
+        let item = spec.index;
+        let which = ExecutionIndex { task, item };
+        let name = self.names.name(which)?;
+        let ours = spec.workflow.uid == self.uid() && *name == *execution.name_any();
+        ours.then_some((which, name))
     }
 
     /// A task execution that had not ended is gone, deleted by somebody: it counts as cancelled.
     pub fn observe_gone(&mut self, name: &str, now: Time) {
-        if let (Some(&task), Ok((definition, run))) = (self.tasks.get(name), &mut self.graph) {
-            run.observe(definition, task, TaskPhase::Cancelled, now);
+        if let (Some(&which), Ok((definition, run))) = (self.known.get(name), &mut self.graph) {
+            run.observe(definition, which, TaskPhase::Cancelled, now);
         }
     }
 
     /// A task execution is about to be created.
-    pub fn sends(&self, task: TaskIndex, execution: &TaskExecution) {
-        lock(&self.unanswered).insert(task, execution.clone());
+    pub fn sends(&self, which: ExecutionIndex, execution: &TaskExecution) {
+        lock(&self.unanswered).insert(which, execution.clone());
     }
 
     /// The API server said what came of a creation.
-    pub fn answered(&self, task: TaskIndex) {
-        lock(&self.unanswered).remove(&task);
+    pub fn answered(&self, which: ExecutionIndex) {
+        lock(&self.unanswered).remove(&which);
     }
 
     /// The creations that were sent and not answered.
-    pub fn unanswered(&self) -> Vec<(TaskIndex, TaskExecution)> {
+    pub fn unanswered(&self) -> Vec<(ExecutionIndex, TaskExecution)> {
         lock(&self.unanswered).clone().into_iter().collect()
     }
 
@@ -249,11 +323,6 @@ impl Progress {
 fn is_under_way(workflow: &Workflow) -> bool {
     let status = workflow.status.as_ref();
     status.is_some_and(|status| status.started_at.is_some())
-}
-
-/// Whether the execution of a task was there.
-fn has_begun(state: NodeState) -> bool {
-    matches!(state, NodeState::Active(_) | NodeState::Ended(_))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -289,13 +358,14 @@ mod tests {
     fn a_task_that_was_taken_away_is_not_forgotten_when_the_run_is_suspended() {
         let (index, installation) = (Index::default(), Installation::default());
         let mut progress = Progress::rebuild(&run(1), &installation, &index);
-        let name = progress.name(1).unwrap().to_owned();
+        let name = progress.name(1.into()).unwrap();
+        progress.observe_begun(1.into());
         progress.observe_gone(&name, Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(!progress.is_of(&run(2)));
         let mut next = Progress::rebuild(&run(2), &installation, &index).following(Some(progress));
-        assert_eq!(next.next_marked().as_deref(), Some(name.as_str()));
+        assert_eq!(next.next_marked(), Some(name.clone()));
         assert!(next.is_active(&name), "until the API server was asked");
         let (_, run) = next.graph().unwrap();
-        assert_eq!(run.state(0), NodeState::Ready);
+        assert_eq!(run.state(0), crate::engine::run::NodeState::Ready);
     }
 }

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     api::Duration,
+    engine::definition::DEFAULT_MAX_ITEMS,
     ports::{Credentials, NatsOptions, StreamOptions},
 };
 
@@ -161,6 +162,9 @@ pub struct Settings {
     /// A YAML file with `podTemplate`, the overlay under every workflow's own.
     #[arg(long, env = "COMPOZY_CONFIG")]
     pub config: Option<PathBuf>,
+    /// How many items a `forEach` may have.
+    #[arg(long, env = "COMPOZY_MAX_ITEMS", default_value_t = DEFAULT_MAX_ITEMS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_items: u32,
     /// How many objects of a kind are worked on at once.
     #[arg(long, env = "COMPOZY_MAX_CONCURRENT_RECONCILES", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_concurrent_reconciles: u16,

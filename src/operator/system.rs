@@ -376,5 +376,6 @@ fn installation(settings: &Settings) -> Result<Installation, Error> {
             after_succeeded: settings.ttl_after_succeeded,
             after_failed: settings.ttl_after_failed,
         },
+        max_items: settings.max_items,
     })
 }

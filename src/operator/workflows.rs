@@ -29,7 +29,7 @@ use crate::{
         definition::Installation,
         notice,
         resolve::refused,
-        run::TaskIndex,
+        run::ExecutionIndex,
         workflow::{self, Observed, Plan, Step},
     },
     events::Object,
@@ -121,6 +121,7 @@ impl Workflows {
         progress: &mut Progress,
     ) -> Result<Plan, CallError> {
         self.catch_up(key, progress).await?;
+        progress.expand(workflow, &self.hub.index);
         let plan = self.plan(key, workflow, progress);
         self.apply_all(key, workflow, progress, &plan.steps).await?;
         Ok(plan)
@@ -164,14 +165,14 @@ impl Workflows {
     /// Takes in what no watch has shown. A creation that was not answered is sent again: the API
     /// server may still do the first one, and only its answer tells whether the task began.
     async fn confirm_tasks(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
-        for (task, sent) in progress.unanswered() {
-            match self.create(key, progress, task, &sent).await {
+        for (which, sent) in progress.unanswered() {
+            match self.create(key, progress, which, &sent).await {
                 Err(error) if error.code().is_none() => return Err(error),
                 // A webhook may be away for long, and the run must be able to end.
                 Err(_) => self.look_for(&sibling(key, &sent.name_any())).await?,
                 Ok(()) => {}
             }
-            progress.answered(task);
+            progress.answered(which);
         }
         if !progress.all_seen() {
             for name in self.cluster.list_executions(key, progress.uid()).await? {
@@ -200,10 +201,9 @@ impl Workflows {
         workflow::plan(&Observed {
             workflow,
             graph: progress.graph(),
-            lookup: &|task| {
-                self.hub
-                    .index
-                    .execution(&sibling(key, progress.name(task)?))
+            lookup: &|which| {
+                let name = progress.name(which)?;
+                self.hub.index.execution(&sibling(key, &name))
             },
             unended: &unended,
             all_seen: progress.all_seen(),
@@ -232,7 +232,7 @@ impl Workflows {
         steps: &[Step],
     ) -> Result<(), CallError> {
         let creations = steps.iter().filter_map(|step| match step {
-            Step::Create(task, execution) => Some((*task, &**execution)),
+            Step::Create(which, execution) => Some((*which, &**execution)),
             _ => None,
         });
         self.create_all(key, progress, creations).await?;
@@ -263,15 +263,15 @@ impl Workflows {
         &self,
         key: &Key,
         progress: &Progress,
-        executions: impl Iterator<Item = (TaskIndex, &'a TaskExecution)>,
+        executions: impl Iterator<Item = (ExecutionIndex, &'a TaskExecution)>,
     ) -> Result<(), CallError> {
         // The first failure ends them all: those under way have no answer then.
         let creations: Vec<_> = executions
-            .map(|(task, execution)| async move {
-                progress.sends(task, execution);
-                let created = self.create(key, progress, task, execution).await;
+            .map(|(which, execution)| async move {
+                progress.sends(which, execution);
+                let created = self.create(key, progress, which, execution).await;
                 if !created.as_ref().is_err_and(CallError::may_be_done) {
-                    progress.answered(task);
+                    progress.answered(which);
                 }
                 created
             })
@@ -286,17 +286,13 @@ impl Workflows {
         &self,
         key: &Key,
         progress: &Progress,
-        task: TaskIndex,
+        which: ExecutionIndex,
         execution: &TaskExecution,
     ) -> Result<(), CallError> {
         let execution_key = sibling(key, &execution.name_any());
-        let dependencies = progress
-            .dependencies(task)
-            .filter_map(|dependency| progress.name(dependency));
-        self.hub.gaps.freed(
-            execution_key.clone(),
-            dependencies.map(|name| sibling(key, name)),
-        );
+        let freed_by = progress.freed_by(which).into_iter();
+        let freed_by = freed_by.filter_map(|other| Some(sibling(key, &progress.name(other)?)));
+        self.hub.gaps.freed(execution_key.clone(), freed_by);
         match self.cluster.create_execution(execution).await {
             Ok(_) => Ok(()),
             // Ours, from before a crash or a lost answer: the name holds this run's UID.

@@ -10,7 +10,10 @@ use cel::common::ast::{
 };
 
 /// The names an expression can start from.
-const ROOTS: [&str; 3] = ["inputs", "tasks", "workflow"];
+const ROOTS: [&str; 5] = ["inputs", "tasks", "workflow", "item", "index"];
+
+/// Those of them that no variable may hide.
+const RESERVED: [&str; 3] = ["inputs", "tasks", "workflow"];
 
 const WORKFLOW_FIELDS: [&str; 3] = ["name", "namespace", "uid"];
 
@@ -78,6 +81,8 @@ impl<'e> Checker<'e> {
         match name {
             "inputs" => self.references.add_input(None),
             "workflow" => self.references.workflow = true,
+            "item" => self.references.item = true,
+            "index" => self.references.index = true,
             "tasks" => {
                 return Err(
                     "`tasks` can only be used with a name written out, as in tasks.build or tasks[\"build-it\"]: \
@@ -96,7 +101,9 @@ impl<'e> Checker<'e> {
             name,
             ROOTS.into_iter().chain(self.variables.iter().copied()),
         );
-        format!("unknown name `{name}`{suggestion}; known are inputs, tasks and workflow")
+        format!(
+            "unknown name `{name}`{suggestion}; known are inputs, tasks, workflow, and under forEach item and index"
+        )
     }
 
     fn select(&mut self, expression: &'e IdedExpr, select: &'e SelectExpr) -> Result<(), String> {
@@ -199,7 +206,7 @@ impl<'e> Checker<'e> {
     fn comprehension(&mut self, comprehension: &'e ComprehensionExpr) -> Result<(), String> {
         self.expression(&comprehension.iter_range)?;
         let variable = comprehension.iter_var.as_str();
-        if ROOTS.contains(&variable) || variable.starts_with('.') {
+        if RESERVED.contains(&variable) || variable.starts_with('.') {
             return Err(format!("`{variable}` cannot be the name of a variable"));
         }
         self.variables.push(variable);

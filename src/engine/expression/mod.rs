@@ -13,7 +13,7 @@
 //! let inputs = json!({"who": "world"});
 //! let tasks = BTreeMap::new();
 //! let workflow = WorkflowScope { name: "hello", namespace: "default", uid: "1" };
-//! let scope = Scope { inputs: &inputs, workflow, tasks: &tasks };
+//! let scope = Scope { inputs: &inputs, workflow, tasks: &tasks, item: None };
 //! assert_eq!(template.evaluate(&scope)?, json!("hello world"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -50,7 +50,7 @@ pub use convert::{from_cel, to_cel};
 pub use error::{CompileError, EvaluationError};
 pub use functions::{CallStyle, FUNCTIONS, MACROS};
 pub use references::{References, TaskFields};
-pub use scope::{Scope, TaskScope, WorkflowScope};
+pub use scope::{ItemScope, Scope, TaskScope, WorkflowScope};
 pub use template::Template;
 pub use tree::ValueTemplate;
 

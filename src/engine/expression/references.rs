@@ -11,6 +11,10 @@ pub struct References {
     pub inputs: bool,
     /// Whether `workflow` is used.
     pub workflow: bool,
+    /// Whether `item` is used, which only a task with `forEach` has.
+    pub item: bool,
+    /// Whether `index` is used, the same.
+    pub index: bool,
     /// Which of the inputs.
     pub(super) input_keys: Keys,
     /// Which of the outputs of each task.
@@ -100,6 +104,12 @@ impl References {
         self.tasks.keys().map(String::as_str)
     }
 
+    /// The name that it uses of those that only a task with `forEach` has.
+    pub fn item_name(&self) -> Option<&'static str> {
+        let item = self.item.then_some("item");
+        item.or(self.index.then_some("index"))
+    }
+
     pub(super) fn add_task(&mut self, name: &str, fields: TaskFields) {
         self.tasks.entry(name.to_owned()).or_default().merge(fields);
     }
@@ -122,6 +132,8 @@ impl References {
     pub(super) fn merge(&mut self, other: &Self) {
         self.inputs |= other.inputs;
         self.workflow |= other.workflow;
+        self.item |= other.item;
+        self.index |= other.index;
         for (name, fields) in &other.tasks {
             self.add_task(name, *fields);
         }

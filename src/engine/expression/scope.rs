@@ -24,6 +24,17 @@ pub struct Scope<'a> {
     /// `tasks`, by name. Those that a template refers to must be here, see [`References`]; others
     /// may be left out.
     pub tasks: &'a BTreeMap<String, TaskScope<'a>>,
+    /// `item` and `index`: of an item of a task with `forEach`.
+    pub item: Option<ItemScope<'a>>,
+}
+
+/// `item` and `index`.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemScope<'a> {
+    /// The item.
+    pub value: &'a Value,
+    /// Its place in the list, from 0.
+    pub index: u32,
 }
 
 /// `workflow`: the run itself.
@@ -83,6 +94,14 @@ impl<'v> Session<'v> {
         }
         if !references.tasks.is_empty() {
             context.add_variable_as_val("tasks", Box::new(tasks(scope, references)?));
+        }
+        if let Some(name) = references.item_name() {
+            let item = scope
+                .item
+                .ok_or_else(|| EvaluationError::new(format!("`{name}` is not known here")))?;
+            let index: Box<dyn Val + 'v> = Box::new(CelInt::from(i64::from(item.index)));
+            context.add_variable_as_val("item", to_cel(item.value));
+            context.add_variable_as_val("index", index);
         }
         Ok(Self {
             context,

@@ -61,6 +61,11 @@ impl Template {
             .any(|part| matches!(part, Part::Expression(_)))
     }
 
+    /// Whether it is one expression and nothing beside it.
+    pub fn is_one_expression(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part::Expression(_)])
+    }
+
     /// What its expressions refer to.
     pub fn references(&self) -> &References {
         &self.references

@@ -45,14 +45,17 @@ impl ValueTemplate {
         &self.references
     }
 
-    /// The tasks that its expressions use, each with the place of the use.
-    pub fn task_uses(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Whether it is a string that is one expression and nothing beside it.
+    pub fn is_one_expression(&self) -> bool {
+        matches!(&self.root, Node::Template { template, .. } if template.is_one_expression())
+    }
+
+    /// What each of its expressions refers to, with the place of it.
+    pub fn uses(&self) -> impl Iterator<Item = (&str, &References)> {
         let mut templates = Vec::new();
         self.root.collect_templates(&mut templates);
-        templates.into_iter().flat_map(|(path, template)| {
-            let names = template.references().task_names();
-            names.map(move |name| (path, name))
-        })
+        let templates = templates.into_iter();
+        templates.map(|(path, template)| (path, template.references()))
     }
 
     /// The value with every expression replaced by its result. Errors name the place, as those of

@@ -22,8 +22,8 @@ use kube::Resource;
 
 use super::{names, outcome::MAIN_CONTAINER};
 use crate::api::{
-    FINALIZER_OUTCOME, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, PodOverlay,
-    TaskExecution,
+    FINALIZER_OUTCOME, LABEL_ATTEMPT, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
+    PodOverlay, TaskExecution,
 };
 
 pub use template::merge_templates;
@@ -317,13 +317,15 @@ fn owner(te: &TaskExecution) -> OwnerReference {
 
 fn child_labels(te: &TaskExecution) -> BTreeMap<String, String> {
     let workflow = &te.spec.workflow;
+    let index = te.spec.index.map(|index| (LABEL_INDEX, index.to_string()));
     [
-        (LABEL_WORKFLOW, &workflow.name),
-        (LABEL_WORKFLOW_UID, &workflow.uid),
-        (LABEL_TASK, &te.spec.task),
+        (LABEL_WORKFLOW, workflow.name.clone()),
+        (LABEL_WORKFLOW_UID, workflow.uid.clone()),
+        (LABEL_TASK, te.spec.task.clone()),
     ]
     .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.clone()))
+    .chain(index)
+    .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }
 

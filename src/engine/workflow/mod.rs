@@ -17,15 +17,15 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        ErrorCode, FINALIZER_EVENTS, FailurePolicy, Stop, TaskExecution, Time, Workflow,
-        WorkflowEvent, WorkflowStatus,
+        ErrorCode, FINALIZER_EVENTS, FailurePolicy, ItemFailurePolicy, Stop, TaskExecution, Time,
+        Workflow, WorkflowEvent, WorkflowStatus,
     },
     engine::{
         definition::Definition,
         field_error::FieldError,
         plan,
         resolve::{Lookup, RunData},
-        run::{FailedTask, Run, TaskIndex},
+        run::{ExecutionIndex, Failure, Run, TaskIndex},
         spec_hash::spec_hash,
     },
 };
@@ -41,7 +41,7 @@ pub enum Step {
     /// Write this status with the resourceVersion that it was decided from.
     Record(Box<WorkflowStatus>),
     /// Create this task execution.
-    Create(TaskIndex, Box<TaskExecution>),
+    Create(ExecutionIndex, Box<TaskExecution>),
     /// Tell the task execution of this name whether it is suspended.
     Suspend(String, bool),
     /// Ask the task execution of this name to end.
@@ -148,6 +148,7 @@ impl Observed<'_> {
             return decision;
         }
         let mut steps = self.stops_for_failure(status, data);
+        steps.extend(self.stops_for_items(data));
         steps.extend(self.pass_on(status, data));
         if !self.is_held_back(status) {
             steps.extend(starts(data));
@@ -243,17 +244,33 @@ impl Observed<'_> {
         stops(&self.running(data), &reason)
     }
 
+    /// Where a failed item ends the others of its task, those are asked to end.
+    fn stops_for_items(&self, data: &RunData) -> Vec<Step> {
+        let tasks = data.definition.tasks();
+        let cancels = |task: &TaskIndex| {
+            let for_each = tasks[*task].for_each.as_ref();
+            for_each.is_some_and(|it| it.failure_policy == ItemFailurePolicy::Cancel)
+        };
+        let tasks = data.run.cut_short().filter(cancels);
+        tasks
+            .flat_map(|task| {
+                let running = data.run.active_of(task).filter_map(self.lookup);
+                let item = data.run.first_failed_item(task).unwrap_or_default();
+                let reason =
+                    format!("item {item} failed, and the failurePolicy of forEach is Cancel");
+                stops(&running.collect::<Vec<_>>(), &reason)
+            })
+            .collect()
+    }
+
     /// The failure that ends what runs, if the policy wants that.
-    fn ending_failure(&self, data: &RunData) -> Option<FailedTask> {
+    fn ending_failure(&self, data: &RunData) -> Option<Failure> {
         let failure = data.run.first_failure()?;
         (data.definition.failure_policy() == FailurePolicy::Cancel).then_some(failure)
     }
 
     fn running(&self, data: &RunData) -> Vec<Arc<TaskExecution>> {
-        data.run
-            .active()
-            .filter_map(|task| (self.lookup)(task))
-            .collect()
+        data.run.active().filter_map(self.lookup).collect()
     }
 
     /// What is wrong with the spec, or that it is no longer the one that the run began with.
@@ -270,8 +287,8 @@ impl Observed<'_> {
 
 /// Creates the tasks that may start.
 fn starts<'a>(data: &'a RunData) -> impl Iterator<Item = Step> + 'a {
-    let tasks = data.run.startable(data.definition).into_iter();
-    tasks.map(|task| Step::Create(task, Box::new(data.task_execution(task))))
+    let executions = data.run.startable(data.definition).into_iter();
+    executions.map(|which| Step::Create(which, Box::new(data.task_execution(which))))
 }
 
 /// Asks those that were not asked yet to end.

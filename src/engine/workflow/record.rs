@@ -10,17 +10,14 @@ use crate::{
     },
     engine::{
         field_error::FieldError,
-        resolve::RunData,
-        run::{FailedTask, NodeState, TaskIndex},
+        resolve::{RunData, SKIPPED},
+        run::{ExecutionIndex, Failure, NodeState, TaskIndex},
         spec_hash::spec_hash,
     },
 };
 
 /// Above so many tasks status lists only the failed ones and those under way.
 const MAX_ROWS: usize = 500;
-
-/// What a row says of a task that does not start.
-const SKIPPED: &str = "Skipped";
 
 /// Transitions kept in status once they are in NATS. (Those that are not are all kept.)
 const KEPT_TRANSITIONS: usize = 32;
@@ -82,10 +79,18 @@ impl Observed<'_> {
     /// What the rows of a run say that has ended and has no graph to ask.
     fn show_ended(&self, rows: &mut [TaskRow]) {
         for row in rows {
+            if let Some(items) = &mut row.items {
+                items.failed += std::mem::take(&mut items.running);
+                items.skipped = items.total - items.succeeded - items.failed;
+                if matches!(row.phase.as_str(), "Waiting" | "Pending" | "Running") {
+                    row.phase = TaskPhase::Cancelled.as_str().to_owned();
+                }
+                continue;
+            }
             let mut names = self.workflow.spec.tasks.iter().map(|task| &task.name);
             let execution = names
                 .position(|name| *name == row.name)
-                .and_then(self.lookup);
+                .and_then(|task| (self.lookup)(task.into()));
             let phase = execution.map(|te| te.status.clone().unwrap_or_default().phase);
             row.phase = phase.map_or(SKIPPED, TaskPhase::as_str).to_owned();
         }
@@ -108,7 +113,7 @@ impl Observed<'_> {
         show_progress(&mut status, data);
         if let Some(failure) = data.run.first_failure() {
             let recorded = status.error.take();
-            let error = recorded.unwrap_or_else(|| task_error(data, failure.task));
+            let error = recorded.unwrap_or_else(|| task_error(data, failure.of));
             return self.end_failed(status, error);
         }
         match data.outputs() {
@@ -134,10 +139,10 @@ impl Observed<'_> {
         &self,
         status: &WorkflowStatus,
         data: &RunData,
-        failure: FailedTask,
+        failure: Failure,
     ) -> Plan {
         let mut status = status.clone();
-        status.error = Some(task_error(data, failure.task));
+        status.error = Some(task_error(data, failure.of));
         show_progress(&mut status, data);
         record(status)
     }
@@ -242,9 +247,9 @@ pub(super) fn record(status: WorkflowStatus) -> Plan {
 }
 
 /// The run's error is the failed task's, with the task's name before it.
-fn task_error(data: &RunData, task: TaskIndex) -> ErrorInfo {
-    let name = &data.definition.tasks()[task].spec.name;
-    let te = (data.lookup)(task);
+fn task_error(data: &RunData, of: ExecutionIndex) -> ErrorInfo {
+    let name = &data.definition.tasks()[of.task].spec.name;
+    let te = (data.lookup)(of);
     let error = te
         .as_ref()
         .and_then(|te| te.status.as_ref())
@@ -255,20 +260,25 @@ fn task_error(data: &RunData, task: TaskIndex) -> ErrorInfo {
             "its task execution was deleted before it ended",
         )
     });
-    let details = json!({
+    let mut details = json!({
         "failed_task_id": name,
         "failed_task_exec_id": te.as_ref().and_then(|te| te.metadata.uid.clone()),
         "task_error": error,
     });
+    let item = of.item.map(|index| {
+        details["failed_index"] = json!(index);
+        format!(" at item {index}")
+    });
+    let item = item.unwrap_or_default();
     ErrorInfo {
-        message: format!("task {name:?} failed: {}", error.message),
+        message: format!("task {name:?} failed{item}: {}", error.message),
         code: error.code,
         details: Some(details),
     }
 }
 
 pub(super) fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
-    let total = data.definition.tasks().len();
+    let total = data.run.size();
     status.conditions.retain(|seen| seen.kind != PARSED);
     status.done = Some(format!("{}/{total}", data.run.done()));
     let ending = data.run.is_halted() && !data.run.is_over();
@@ -280,7 +290,7 @@ pub(super) fn show_progress(status: &mut WorkflowStatus, data: &RunData) {
     if let Some(failure) = data.run.first_failure().filter(|_| ending) {
         status
             .message
-            .get_or_insert_with(|| task_error(data, failure.task).message);
+            .get_or_insert_with(|| task_error(data, failure.of).message);
     }
     status.tasks = rows(data);
 }
@@ -301,6 +311,7 @@ fn rows(data: &RunData) -> Vec<TaskRow> {
         .map(|task| TaskRow {
             name: data.definition.tasks()[task].spec.name.clone(),
             phase: row_phase(data.run.state(task)).to_owned(),
+            items: data.run.item_counts(task),
         })
         .collect()
 }

@@ -6,8 +6,8 @@ use kube::Resource;
 use super::is_held;
 use crate::{
     api::{
-        ANNOTATION_MIRRORED, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
-        TaskExecution, Workflow,
+        ANNOTATION_MIRRORED, LABEL_ATTEMPT, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW,
+        LABEL_WORKFLOW_UID, TaskExecution, Workflow,
     },
     engine::{
         attempt,
@@ -16,8 +16,9 @@ use crate::{
 };
 
 /// The labels of a pod that decisions read.
-const READ_LABELS: [&str; 4] = [
+const READ_LABELS: [&str; 5] = [
     LABEL_ATTEMPT,
+    LABEL_INDEX,
     LABEL_TASK,
     LABEL_WORKFLOW,
     LABEL_WORKFLOW_UID,

@@ -184,7 +184,7 @@ async fn a_creation_without_an_answer_is_sent_again_before_the_run_may_end() {
     installation.reconcile().await.unwrap();
     assert_eq!(installation.phase(), RunPhase::Stopping);
     assert_eq!(installation.stops(), ["CANCELLED"]);
-    let name = task_execution_name("w", "wu", "t");
+    let name = task_execution_name("w", "wu", "t", None);
     assert_eq!(
         installation.asked(),
         [
@@ -227,7 +227,7 @@ async fn what_an_earlier_leader_created_is_asked_for_before_the_run_ends() {
 async fn a_run_of_which_nothing_can_be_unseen_ends_without_a_question() {
     let installation = Installation::new(run(Value::Null));
     installation.reconcile().await.unwrap();
-    let name = task_execution_name("w", "wu", "t");
+    let name = task_execution_name("w", "wu", "t", None);
     let ended = |execution: &mut Value| {
         execution["status"] = json!({"phase": "Succeeded", "attempt": 1, "outputs": {}});
         serde_json::from_value::<TaskExecution>(newer(execution)).unwrap()
@@ -283,7 +283,7 @@ async fn a_run_whose_end_was_written_without_an_answer_lets_its_tasks_go() {
 #[tokio::test(start_paused = true)]
 async fn a_task_of_which_only_a_pod_is_left_is_not_run_again() {
     let installation = Installation::new(run(begun()));
-    let name = task_execution_name("w", "wu", "t");
+    let name = task_execution_name("w", "wu", "t", None);
     let pod = json!({"metadata": {
         "name": format!("{name}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
         "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": name, "uid": "tu"}],
@@ -293,6 +293,62 @@ async fn a_task_of_which_only_a_pod_is_left_is_not_run_again() {
     assert_eq!(installation.phase(), RunPhase::Failed);
     let asked = installation.asked();
     assert_eq!(asked[..2], [format!("GET {name}"), "PUT status".to_owned()]);
+    assert!(
+        !asked.contains(&"POST taskexecutions".to_owned()),
+        "{asked:?}"
+    );
+}
+
+fn run_with_items(status: Value) -> Value {
+    let mut run = run(status);
+    run["spec"]["tasks"][0]["forEach"] = json!({"items": ["a", "b", "c"], "maxParallel": 2});
+    run
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_item_has_an_execution_of_its_own() {
+    let installation = Installation::new(run_with_items(Value::Null));
+    installation.reconcile().await.unwrap();
+    let server = installation.server.lock().unwrap();
+    let made: Vec<_> = server.executions.keys().cloned().collect();
+    let names = [0, 1].map(|index| task_execution_name("w", "wu", "t", Some(index)));
+    assert_eq!(made, names);
+    let row = &server.run["status"]["tasks"][0];
+    assert_eq!((&row["total"], &row["running"]), (&json!(3), &json!(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_was_taken_away_is_not_run_again_by_the_next_operator() {
+    let mut status = begun();
+    status["tasks"] = json!([{"name": "t", "phase": "Running", "total": 3, "succeeded": 0,
+        "failed": 0, "skipped": 0, "running": 2, "begun": 2}]);
+    let installation = Installation::new(run_with_items(status));
+    installation.reconcile().await.unwrap();
+    let asked = installation.asked();
+    for index in [0, 1] {
+        let question = format!("GET {}", task_execution_name("w", "wu", "t", Some(index)));
+        assert!(asked.contains(&question), "{asked:?}");
+    }
+    assert!(
+        !asked.contains(&"POST taskexecutions".to_owned()),
+        "{asked:?}"
+    );
+    assert_eq!(installation.phase(), RunPhase::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_of_which_only_a_pod_is_left_is_not_run_again() {
+    let installation = Installation::new(run_with_items(begun()));
+    let name = task_execution_name("w", "wu", "t", Some(0));
+    let pod = json!({"metadata": {
+        "name": format!("{name}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
+        "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": name, "uid": "tu"}],
+    }});
+    installation.hub.pod(serde_json::from_value(pod).unwrap());
+    installation.reconcile().await.unwrap();
+    assert_eq!(installation.phase(), RunPhase::Failed);
+    let asked = installation.asked();
+    assert_eq!(asked[0], format!("GET {name}"));
     assert!(
         !asked.contains(&"POST taskexecutions".to_owned()),
         "{asked:?}"

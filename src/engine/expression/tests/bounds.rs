@@ -238,7 +238,7 @@ proptest! {
         if let Ok(template) = Template::compile(&format!("a${{{{{text}{end}")) {
             let inputs = json!({"a": [1, 2.5, "x", null, {"b": true}]});
             let tasks = std::collections::BTreeMap::new();
-            let scope = crate::engine::expression::Scope { inputs: &inputs, workflow: super::WORKFLOW, tasks: &tasks };
+            let scope = crate::engine::expression::Scope { inputs: &inputs, workflow: super::WORKFLOW, tasks: &tasks, item: None };
             let _result = template.evaluate(&scope);
         }
     }

@@ -76,7 +76,7 @@ proptest! {
         prop_assume!(!value.to_string().contains("${{"));
         let template = ValueTemplate::compile(&value, "").unwrap();
         prop_assert!(template.is_literal());
-        let scope = Scope { inputs: &Value::Null, workflow: WORKFLOW, tasks: &BTreeMap::new() };
+        let scope = Scope { inputs: &Value::Null, workflow: WORKFLOW, tasks: &BTreeMap::new(), item: None };
         prop_assert_eq!(template.evaluate(&scope), Ok(value));
     }
 }
@@ -141,6 +141,7 @@ fn a_result_in_a_tree_counts_from_the_root() {
             inputs: &inputs,
             workflow: WORKFLOW,
             tasks: &BTreeMap::new(),
+            item: None,
         };
         ValueTemplate::compile(&deep(levels), "with")
             .unwrap()
@@ -162,6 +163,7 @@ fn a_tree_is_evaluated_in_place() {
         inputs: &inputs,
         workflow: WORKFLOW,
         tasks: &BTreeMap::new(),
+        item: None,
     };
     assert_eq!(
         template.evaluate(&scope),
@@ -183,6 +185,7 @@ fn a_fault_while_a_tree_is_evaluated_names_its_place() {
         inputs: &json!({}),
         workflow: WORKFLOW,
         tasks: &BTreeMap::new(),
+        item: None,
     };
     assert_eq!(
         template.evaluate(&scope).expect_err("no key").to_string(),

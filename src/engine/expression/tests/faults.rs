@@ -24,7 +24,7 @@ use serde_json::json;
 #[case("${{ input.a }}", "unknown name `input` (did you mean `inputs`?)")]
 #[case(
     "${{ env.A }}",
-    "unknown name `env`; known are inputs, tasks and workflow"
+    "unknown name `env`; known are inputs, tasks, workflow, and under forEach item and index"
 )]
 #[case("${{ .inputs.a }}", "unknown name `.inputs` (did you mean `inputs`?)")]
 #[case(
@@ -100,7 +100,7 @@ fn the_whole_text_of_a_fault() {
         .at("spec.outputs.said");
     assert_eq!(
         error.to_string(),
-        "spec.outputs.said: unknown name `task` (did you mean `tasks`?); known are inputs, tasks and workflow, \
+        "spec.outputs.said: unknown name `task` (did you mean `tasks`?); known are inputs, tasks, workflow, and under forEach item and index, \
          in ${{ task.a.outputs }}"
     );
 }

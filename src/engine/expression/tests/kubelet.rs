@@ -63,6 +63,7 @@ fn for_kubelet(template: &str, inputs: &serde_json::Value) -> String {
             inputs,
             workflow: WORKFLOW,
             tasks: &BTreeMap::new(),
+            item: None,
         })
         .unwrap()
 }
@@ -112,6 +113,7 @@ fn an_expression_inside_a_reference_is_refused(#[case] template: &str) {
         inputs: &json!({"x": "A"}),
         workflow: WORKFLOW,
         tasks: &BTreeMap::new(),
+        item: None,
     };
     assert!(template.evaluate_for_kubelet(&scope).is_err());
 }
@@ -123,6 +125,7 @@ fn a_nul_cannot_be_handed_to_a_process() {
         inputs: &json!({"x": "\0"}),
         workflow: WORKFLOW,
         tasks: &BTreeMap::new(),
+        item: None,
     };
     let error = template.evaluate_for_kubelet(&scope).expect_err("NUL");
     assert!(error.message().contains("NUL"), "{error}");
@@ -185,7 +188,7 @@ proptest! {
             return Ok(());
         };
         let inputs = json!(results);
-        let scope = Scope { inputs: &inputs, workflow: WORKFLOW, tasks: &BTreeMap::new() };
+        let scope = Scope { inputs: &inputs, workflow: WORKFLOW, tasks: &BTreeMap::new(), item: None };
         let seen = expand(&template.evaluate_for_kubelet(&scope).unwrap(), &variables());
         prop_assert_eq!(seen, expand(&before, &variables()) + &results.concat() + &expand(&after, &variables()));
     }

@@ -24,6 +24,7 @@ fn evaluate(template: &str, inputs: &Value) -> Result<Value, EvaluationError> {
         inputs,
         workflow: WORKFLOW,
         tasks: &BTreeMap::new(),
+        item: None,
     })
 }
 
@@ -65,6 +66,7 @@ fn result_of(expression: &str) -> Result<Value, String> {
             inputs: &inputs,
             workflow: WORKFLOW,
             tasks: &tasks,
+            item: None,
         })
         .map_err(|error| error.message().to_owned())
 }

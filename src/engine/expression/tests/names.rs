@@ -99,6 +99,7 @@ fn all_that_is_used_is_there(#[case] expression: &str, #[case] expected: serde_j
         inputs: &data,
         workflow: WORKFLOW,
         tasks: &tasks,
+        item: None,
     };
     let template = Template::compile(&format!("${{{{ {expression} }}}}")).unwrap();
     assert_eq!(template.evaluate(&scope), Ok(expected.clone()));

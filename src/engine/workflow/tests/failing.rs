@@ -16,7 +16,7 @@ fn the_first_failure_ends_what_runs_and_is_the_runs_error() {
     assert_eq!(world.status().phase, RunPhase::Stopping);
     assert_eq!(world.events(), [WorkflowEvent::Started]);
     for running in [0, 2] {
-        let stop = world.tasks[&running].spec.stop.clone().unwrap();
+        let stop = world.te(running).spec.stop.clone().unwrap();
         assert_eq!(stop.code, "CANCELLED");
         assert!(stop.reason.contains("task \"b\" failed"), "{}", stop.reason);
     }
@@ -77,7 +77,7 @@ fn a_failure_of_a_suspended_run_ends_it_too() {
     world.end(0, TaskPhase::Failed, json!({}));
     world.settle();
     for running in [1, 2] {
-        assert!(world.tasks[&running].spec.stop.is_some());
+        assert!(world.te(running).spec.stop.is_some());
         world.end(running, TaskPhase::Cancelled, json!({}));
     }
     world.settle();

@@ -1,6 +1,7 @@
 //! What a user may rely on of one run.
 
 mod failing;
+mod for_each;
 mod properties;
 mod suspending;
 
@@ -13,7 +14,8 @@ use crate::{
     api::{RunPhase, TaskExecution, TaskPhase, WorkflowEvent},
     engine::{
         definition::{Definition, Installation},
-        run::Run,
+        resolve,
+        run::{ExecutionIndex, Run},
     },
 };
 
@@ -27,7 +29,7 @@ fn at(millis: u64) -> Time {
 struct World {
     workflow: Workflow,
     graph: Result<(Definition, Run), Vec<FieldError>>,
-    tasks: BTreeMap<usize, Arc<TaskExecution>>,
+    tasks: BTreeMap<ExecutionIndex, Arc<TaskExecution>>,
     now: u64,
     writes: usize,
     /// Whether no task execution can be there that was not seen.
@@ -50,7 +52,7 @@ impl World {
                 let run = Run::new(&definition);
                 (definition, run)
             });
-        World {
+        let mut world = World {
             workflow,
             graph,
             tasks: BTreeMap::new(),
@@ -58,7 +60,21 @@ impl World {
             writes: 0,
             all_seen: true,
             told: true,
+        };
+        world.expand();
+        world
+    }
+
+    fn expand(&mut self) {
+        let tasks = &self.tasks;
+        if let Ok((definition, run)) = &mut self.graph {
+            let lookup = |which| tasks.get(&which).cloned();
+            resolve::expand(&self.workflow, definition, run, &lookup);
         }
+    }
+
+    fn te(&self, which: impl Into<ExecutionIndex>) -> &TaskExecution {
+        &self.tasks[&which.into()]
     }
 
     fn plan(&self) -> Plan {
@@ -100,14 +116,17 @@ impl World {
                 self.writes += 1;
                 self.workflow.status = Some(*status);
             }
-            Step::Create(task, mut te) => {
+            Step::Create(which, mut te) => {
                 assert!(
-                    !self.tasks.contains_key(&task),
-                    "task {task} was created twice"
+                    !self.tasks.contains_key(&which),
+                    "{which:?} was created twice"
                 );
-                te.metadata.uid = Some(format!("t{task}"));
-                self.tasks.insert(task, Arc::new(*te));
-                self.observe(task);
+                assert_eq!(te.spec.index, which.item);
+                let item = which.item.map(|item| format!("-{item}"));
+                let uid = format!("t{}{}", which.task, item.unwrap_or_default());
+                te.metadata.uid = Some(uid);
+                self.tasks.insert(which, Arc::new(*te));
+                self.observe(which);
             }
             Step::Suspend(name, suspend) => self.change(&name, |te| te.spec.suspend = suspend),
             Step::Stop(name, stop) => self.change(&name, |te| te.spec.stop = Some(stop)),
@@ -123,28 +142,30 @@ impl World {
         self.workflow.spec.suspend = Some(suspend);
     }
 
-    fn end(&mut self, task: usize, phase: TaskPhase, outputs: Value) {
+    fn end(&mut self, which: impl Into<ExecutionIndex>, phase: TaskPhase, outputs: Value) {
         self.now += 1;
-        let mut te = (*self.tasks[&task]).clone();
+        let which = which.into();
+        let mut te = (*self.tasks[&which]).clone();
         let error =
             (phase == TaskPhase::Failed).then(|| json!({"code": "TASK_FAILED", "message": "boom"}));
         te.status = Some(serde_json::from_value(json!({
             "phase": phase, "attempt": 1, "outputs": outputs, "error": error, "finishedAt": at(self.now),
         })).unwrap());
-        self.tasks.insert(task, Arc::new(te));
-        self.observe(task);
+        self.tasks.insert(which, Arc::new(te));
+        self.observe(which);
     }
 
-    fn observe(&mut self, task: usize) {
-        let te = self.tasks[&task].clone();
+    fn observe(&mut self, which: ExecutionIndex) {
+        let te = self.tasks[&which].clone();
         let (definition, run) = self.graph.as_mut().unwrap();
         let status = te.status.clone().unwrap_or_default();
         run.observe(
             definition,
-            task,
+            which,
             status.phase,
             status.finished_at.unwrap_or(at(0)),
         );
+        self.expand();
     }
 
     fn status(&self) -> &WorkflowStatus {
@@ -185,7 +206,7 @@ fn a_chain_passes_outputs_with_their_types() {
     world.end(0, TaskPhase::Succeeded, json!({"n": 3}));
     world.settle();
     assert_eq!(
-        world.tasks[&1].spec.inputs,
+        world.te(1).spec.inputs,
         Some(json!({"n": 3, "text": "n is 3"}))
     );
     world.end(1, TaskPhase::Succeeded, json!({"list": [1, {"x": null}]}));
@@ -249,7 +270,7 @@ fn a_failure_that_is_to_be_continued_over_counts_as_success() {
     world.settle();
     world.end(0, TaskPhase::Failed, json!({}));
     world.settle();
-    assert_eq!(world.tasks[&1].spec.inputs, Some(json!("Failed")));
+    assert_eq!(world.te(1).spec.inputs, Some(json!("Failed")));
     world.end(1, TaskPhase::Succeeded, json!({}));
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Succeeded);
@@ -266,7 +287,7 @@ fn cancelling_is_told_at_the_decision_and_final_after_the_last_task() {
         world.events(),
         [WorkflowEvent::Started, WorkflowEvent::Cancelled]
     );
-    assert_eq!(world.tasks[&0].spec.stop.as_ref().unwrap().reason, "enough");
+    assert_eq!(world.te(0).spec.stop.as_ref().unwrap().reason, "enough");
     world.end(0, TaskPhase::Cancelled, json!({}));
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Cancelled);
@@ -325,7 +346,7 @@ fn data_that_does_not_suit_an_expression_fails_that_task() {
     world.settle();
     world.end(0, TaskPhase::Succeeded, json!({}));
     world.settle();
-    let stop = world.tasks[&1].spec.stop.clone().unwrap();
+    let stop = world.te(1).spec.stop.clone().unwrap();
     assert_eq!(stop.code, "EXPRESSION_ERROR");
     assert!(
         stop.reason.contains("spec.tasks[1].with.n") && stop.reason.contains("has("),
@@ -340,7 +361,7 @@ fn a_deleted_run_is_cancelled_first() {
     world.settle();
     world.workflow.metadata.deletion_timestamp = serde_json::from_value(json!(START)).unwrap();
     world.settle();
-    assert!(world.tasks[&0].spec.stop.is_some());
+    assert!(world.te(0).spec.stop.is_some());
     world.end(0, TaskPhase::Cancelled, json!({}));
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Cancelled);
@@ -359,7 +380,7 @@ fn the_cost_of_an_event_is_what_it_touches() {
     let definition = Definition::compile(&spec, &Installation::default()).unwrap();
     let mut run = Run::new(&definition);
     for task in 0..size {
-        assert_eq!(run.startable(&definition), [task]);
+        assert_eq!(run.startable(&definition), [task.into()]);
         run.observe(&definition, task, TaskPhase::Pending, at(0));
         run.observe(&definition, task, TaskPhase::Succeeded, at(0));
     }

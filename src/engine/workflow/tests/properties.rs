@@ -55,9 +55,9 @@ fn spec_of(graph: &[Vec<usize>], parallelism: usize, policy: &str) -> Value {
 }
 
 impl World {
-    fn open(&self) -> Vec<usize> {
+    fn open(&self) -> Vec<ExecutionIndex> {
         let open = self.tasks.iter().filter(|(_, te)| te.status.is_none());
-        open.map(|(&task, _)| task).collect()
+        open.map(|(&which, _)| which).collect()
     }
 
     fn is_suspended(&self) -> bool {
@@ -70,16 +70,16 @@ impl World {
             Act::Toggle => self.suspend(!self.is_suspended()),
             Act::End(pick, phase) => {
                 let open = self.open();
-                let Some(&task) = open.get(pick % open.len().max(1)) else {
+                let Some(&which) = open.get(pick % open.len().max(1)) else {
                     return;
                 };
                 // What was asked to end may also have succeeded just before.
-                let asked = self.tasks[&task].spec.stop.is_some();
+                let asked = self.te(which).spec.stop.is_some();
                 let phase = match phase {
                     TaskPhase::Failed if asked => TaskPhase::Cancelled,
                     other => other,
                 };
-                self.end(task, phase, json!({}));
+                self.end(which, phase, json!({}));
             }
         }
         self.settle();
@@ -106,11 +106,12 @@ proptest! {
         for act in acts.into_iter().chain(resume).chain(ends) {
             let open = world.open();
             prop_assert!(open.len() <= parallelism, "{open:?} run at once");
-            for &task in &open {
-                let spec = &world.tasks[&task].spec;
+            for &which in &open {
+                let spec = &world.te(which).spec;
                 prop_assert!(spec.stop.is_some() || spec.suspend == world.is_suspended());
-                for dependency in &graph[task] {
-                    let ended = world.tasks.get(dependency).and_then(|te| te.status.as_ref());
+                for &dependency in &graph[which.task] {
+                    let te = world.tasks.get(&dependency.into());
+                    let ended = te.and_then(|te| te.status.as_ref());
                     prop_assert_eq!(ended.map(|status| status.phase), Some(TaskPhase::Succeeded));
                 }
             }
@@ -140,15 +141,16 @@ proptest! {
         for act in acts.into_iter().take(stop_after) {
             world.act(act);
         }
-        let mut order: Vec<usize> = world.tasks.keys().copied().collect();
+        let mut order: Vec<ExecutionIndex> = world.tasks.keys().copied().collect();
         fastrand::Rng::with_seed(seed).shuffle(&mut order);
         let (definition, _) = world.graph.as_ref().unwrap();
         let rebuilt = Run::new(definition);
         let definition = Definition::compile(&world.workflow.spec, &Installation::default()).unwrap();
         world.graph = Ok((definition, rebuilt));
-        for task in order {
-            world.observe(task);
+        for which in order {
+            world.observe(which);
         }
+        world.expand();
         prop_assert_eq!(world.plan().steps, vec![], "a rebuilt run has nothing to do at rest");
     }
 }

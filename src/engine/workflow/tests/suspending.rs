@@ -16,8 +16,8 @@ fn a_suspended_run_starts_nothing_and_goes_on_when_resumed() {
     world.suspend(true);
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Suspended);
-    assert!(world.tasks[&0].spec.suspend, "what is under way is told");
-    assert!(world.tasks[&0].spec.stop.is_none(), "and goes on");
+    assert!(world.te(0).spec.suspend, "what is under way is told");
+    assert!(world.te(0).spec.stop.is_none(), "and goes on");
     world.end(0, TaskPhase::Succeeded, json!({}));
     world.settle();
     assert_eq!(world.tasks.len(), 1);
@@ -42,7 +42,7 @@ fn what_runs_is_told_that_it_goes_on() {
         // Without a moment in between, as with a clock that steps back.
         world.suspend(suspend);
         world.settle();
-        assert_eq!(world.tasks[&0].spec.suspend, suspend);
+        assert_eq!(world.te(0).spec.suspend, suspend);
     }
 }
 
@@ -116,7 +116,7 @@ fn a_suspended_run_can_be_cancelled() {
     world.workflow.spec.cancel = Some(Default::default());
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Stopping);
-    assert!(world.tasks[&0].spec.stop.is_some());
+    assert!(world.te(0).spec.stop.is_some());
     world.end(0, TaskPhase::Cancelled, json!({}));
     world.settle();
     assert_eq!(world.status().phase, RunPhase::Cancelled);
