@@ -196,6 +196,15 @@ fn workflow_edits() -> Vec<Edit> {
             "spec.tasks.0.with",
             some(json!({"any": [1, null, {"b": "c"}]})),
         ),
+        (
+            "spec.tasks.0.forEach",
+            some(json!({"items": [1, {"a": null}], "maxParallel": 2})),
+        ),
+        ("spec.tasks.0.forEach", some(json!({"items": "a, b"}))),
+        (
+            "spec.tasks.0.forEach",
+            some(json!({"items": "${{ inputs.a }}", "failurePolicy": "Never"})),
+        ),
         ("spec.failurePolicy", some(json!("Complete"))),
         ("spec.failurePolicy", some(json!("Never"))),
         ("spec.timeout", some(json!("1h"))),

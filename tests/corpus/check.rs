@@ -16,7 +16,7 @@ use super::{
 pub struct Seen {
     /// The run.
     pub workflow: Workflow,
-    /// The task executions by task, those that were taken away apart.
+    /// The task executions by their keys, those that were taken away apart.
     pub executions: BTreeMap<String, TaskExecution>,
     /// Every pod that was ever created, with its task.
     pub pods: Vec<(String, Pod)>,
@@ -33,6 +33,11 @@ pub fn contradictions(case: &Case, seen: &Seen) -> Vec<String> {
     found.of_run(&case.expect.run, &status);
     for (task, expected) in &case.expect.tasks {
         found.of_task(task, expected, &status, seen);
+    }
+    for of in seen.executions.keys() {
+        if !case.expect.tasks.contains_key(of) {
+            found.add(format!("{of}: nothing is expected of it"));
+        }
     }
     for [first, second] in &case.expect.order {
         let position = |told: &Told| seen.told.iter().position(|seen| seen == told);
@@ -82,9 +87,18 @@ impl Findings {
             phase => phase,
         };
         let row = row.map(|row| row.phase.clone());
-        // A spec that cannot be run has no rows.
-        if row.is_some() || expected.phase != Phase::Skipped {
+        // A spec that cannot be run has no rows, and no item has one of its own.
+        let of_item = task.contains('/');
+        if !of_item && (row.is_some() || expected.phase != Phase::Skipped) {
             self.same(&format!("{task} row"), &Some(format!("{phase:?}")), &row);
+        }
+        if let Some(items) = &expected.items {
+            let row = run.tasks.iter().find(|row| row.name == task);
+            let seen = row.and_then(|row| row.items).unwrap_or_default();
+            let seen = [seen.total, seen.succeeded, seen.failed, seen.skipped];
+            let wanted = [items.total, items.succeeded, items.failed, items.skipped];
+            self.same(&format!("{task} items"), &wanted, &seen);
+            return;
         }
         match seen.executions.get(task) {
             Some(te) => {

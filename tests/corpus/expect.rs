@@ -52,6 +52,8 @@ pub struct Task {
     /// All its attempts, in order.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// How its items are, of a task with `forEach`; each of them is a task of its own here.
+    pub items: Option<Items>,
     /// Its inputs, resolved.
     pub inputs: Option<Value>,
     /// Its outputs; `{}` need not be said.
@@ -63,6 +65,23 @@ pub struct Task {
     pub waits: Vec<String>,
     /// What the pods of all its attempts have, other parts apart.
     pub pod: Option<Value>,
+}
+
+/// How the items of a task ended.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Items {
+    /// All.
+    pub total: u32,
+    /// Those that ended well.
+    #[serde(default)]
+    pub succeeded: u32,
+    /// Those that did not.
+    #[serde(default)]
+    pub failed: u32,
+    /// Those that did not start.
+    #[serde(default)]
+    pub skipped: u32,
 }
 
 /// How a task ended.

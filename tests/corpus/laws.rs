@@ -1,36 +1,41 @@
 //! What always holds, in every world and at every moment. Each law is a function that says how it
 //! is broken, if it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use compozy::{
     api::{
-        FINISHED, FailureClass, LABEL_ATTEMPT, OnFailure, RunPhase, TaskEvent, TaskExecution,
-        TaskExecutionStatus, TaskPhase, TransitionData, Workflow, WorkflowEvent, WorkflowStatus,
+        FINISHED, FailureClass, ItemFailurePolicy, LABEL_ATTEMPT, OnFailure, RunPhase, Task,
+        TaskEvent, TaskExecution, TaskExecutionStatus, TaskPhase, TransitionData, Workflow,
+        WorkflowEvent, WorkflowStatus,
     },
     engine::{attempt, outcome},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::{key, task_of};
+
 /// A run and all that belongs to it, at one moment.
 pub struct Moment<'a> {
     pub workflow: &'a Workflow,
     pub executions: Vec<&'a TaskExecution>,
     pub pods: Vec<&'a Pod>,
-    /// Tasks whose execution somebody took away.
+    /// Task executions that somebody took away, by their keys.
     pub taken: BTreeSet<&'a str>,
 }
 
 type Law = (&'static str, fn(&Moment) -> Option<String>);
 
 /// The laws of a moment.
-const OF_A_MOMENT: [Law; 10] = [
+const OF_A_MOMENT: [Law; 12] = [
     (
         "no task starts before its dependencies ended well",
         in_order,
     ),
     ("the parallelism is kept", within_parallelism),
+    ("a task's own limit is kept", within_max_parallel),
+    ("an item has one execution", one_execution),
     ("a task has one pod that runs", one_pod_runs),
     ("an attempt has one result", one_result),
     ("no budget is overdrawn", within_budget),
@@ -115,40 +120,59 @@ fn phase_of(te: &TaskExecution) -> TaskPhase {
 }
 
 fn in_order(moment: &Moment) -> Option<String> {
-    let spec = &moment.workflow.spec;
-    let phases: BTreeMap<&str, TaskPhase> = moment
-        .executions
-        .iter()
-        .map(|te| (te.spec.task.as_str(), phase_of(te)))
-        .collect();
-    let tolerated: BTreeSet<&str> = spec
-        .tasks
-        .iter()
-        .filter(|task| task.on_failure == Some(OnFailure::Continue))
-        .map(|task| task.name.as_str())
-        .collect();
-    let well = |name: &str| match phases.get(name) {
-        Some(TaskPhase::Succeeded) => true,
-        Some(phase) => phase.is_final() && tolerated.contains(name),
-        None => moment.taken.contains(name),
+    let tasks = &moment.workflow.spec.tasks;
+    let has_begun = |task: &&Task| executions_of(moment, &task.name).next().is_some();
+    let needs = tasks.iter().filter(has_begun).flat_map(|task| {
+        let needs = task.depends_on.iter();
+        needs.map(move |needed| (&task.name, needed))
+    });
+    let ended_well = |name: &str| {
+        let task = tasks.iter().find(|task| task.name == name);
+        task.is_some_and(|task| has_ended_well(moment, task))
     };
-    let begun = spec
-        .tasks
-        .iter()
-        .filter(|task| phases.contains_key(task.name.as_str()));
-    begun
-        .flat_map(|task| {
-            task.depends_on
-                .iter()
-                .map(move |needed| (&task.name, needed))
-        })
-        .find(|(_, needed)| !well(needed))
+    needs
+        .into_iter()
+        .find(|(_, needed)| !ended_well(needed))
         .map(|(task, needed)| {
-            format!(
-                "{task} began, {needed} is {:?}",
-                phases.get(needed.as_str())
-            )
+            let phases: Vec<_> = executions_of(moment, needed).map(phase_of).collect();
+            format!("{task} began, {needed} is {phases:?}")
         })
+}
+
+fn executions_of<'a>(moment: &'a Moment, task: &'a str) -> impl Iterator<Item = &'a TaskExecution> {
+    let executions = moment.executions.iter().copied();
+    executions.filter(move |te| te.spec.task == task)
+}
+
+/// Whether all that a task has ended well, as far as can be said of one whose items only an
+/// expression knows.
+fn has_ended_well(moment: &Moment, task: &Task) -> bool {
+    let tolerated = task.on_failure == Some(OnFailure::Continue);
+    let well = |te: &TaskExecution| match phase_of(te) {
+        TaskPhase::Succeeded => true,
+        phase => phase.is_final() && tolerated,
+    };
+    let items = task.for_each.as_ref().map(|it| it.items.as_array());
+    let least = items.map_or(1, |list| list.map_or(0, Vec::len));
+    let seen = executions_of(moment, &task.name);
+    let whole = seen.count() >= least || moment.taken.iter().any(|of| task_of(of) == task.name);
+    whole && executions_of(moment, &task.name).all(well)
+}
+
+fn within_max_parallel(moment: &Moment) -> Option<String> {
+    moment.workflow.spec.tasks.iter().find_map(|task| {
+        let limit = task.for_each.as_ref()?.max_parallel? as usize;
+        let seen = executions_of(moment, &task.name);
+        let open = seen.filter(|te| !phase_of(te).is_final()).count();
+        (open > limit).then(|| format!("{open} of {} under way, {limit} may be", task.name))
+    })
+}
+
+fn one_execution(moment: &Moment) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let mut executions = moment.executions.iter();
+    let twice = executions.find(|te| !seen.insert((&te.spec.task, te.spec.index)));
+    twice.map(|te| key(te))
 }
 
 fn within_parallelism(moment: &Moment) -> Option<String> {
@@ -397,13 +421,23 @@ fn ends_as_its_tasks(moment: &Moment) -> Option<String> {
     }
     match (phase, failed) {
         (RunPhase::Succeeded, Some(te)) => Some(format!("Succeeded, but {} did not", te.spec.task)),
-        (RunPhase::Succeeded, None)
-            if moment.executions.len() + moment.taken.len() < tasks.len() =>
-        {
-            Some("Succeeded, but not every task ran".to_owned())
+        (RunPhase::Succeeded, None) => {
+            let ended = |task: &&Task| has_ended_well(moment, task);
+            let missing = tasks.iter().find(|task| !ended(task))?;
+            Some(format!("Succeeded, but {} did not run", missing.name))
         }
         _ => None,
     }
+}
+
+/// Whether another item of its task failed, which ends it.
+fn an_item_failed(moment: &Moment, te: &TaskExecution) -> bool {
+    let tasks = &moment.workflow.spec.tasks;
+    let task = tasks.iter().find(|task| task.name == te.spec.task);
+    let policy = task.and_then(|task| task.for_each.as_ref()?.failure_policy);
+    let mut others = executions_of(moment, &te.spec.task);
+    policy == Some(ItemFailurePolicy::Cancel)
+        && others.any(|te| matches!(phase_of(te), TaskPhase::Failed | TaskPhase::Cancelled))
 }
 
 /// The workflow writes that a task is to end only after it has decided so.
@@ -417,7 +451,7 @@ fn stops_are_decided(moment: &Moment) -> Option<String> {
     });
     // Under `failurePolicy: Cancel` the failure stands in status before it ends the others.
     let halted = halted || status.error.is_some();
-    let stopped = moment.executions.iter().find(|te| {
+    let mut stopped = moment.executions.iter().filter(|te| {
         let container = te.spec.container.is_some();
         te.spec
             .stop
@@ -425,6 +459,10 @@ fn stops_are_decided(moment: &Moment) -> Option<String> {
             .is_some_and(|stop| container && stop.code == "CANCELLED")
     });
     stopped
-        .filter(|_| !halted && compozy::engine::workflow::changed_spec(moment.workflow).is_none())
+        .find(|te| {
+            !halted
+                && !an_item_failed(moment, te)
+                && compozy::engine::workflow::changed_spec(moment.workflow).is_none()
+        })
         .map(|te| format!("{} is asked to end", te.spec.task))
 }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use compozy::api::Workflow;
+use compozy::api::{TaskExecution, Workflow};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -84,16 +84,38 @@ impl Case {
         let in_acts = self.script.user.iter().flat_map(script::UserAct::tasks);
         let in_order = self.expect.order.iter().flatten();
         let in_order = in_order.filter_map(|told| told.task.as_deref());
-        for task in spoken_of.map(String::as_str).chain(in_acts).chain(in_order) {
-            assert!(tasks().any(|known| known == task), "{name}: no task {task}");
+        for of in spoken_of.map(String::as_str).chain(in_acts).chain(in_order) {
+            let known = tasks().any(|known| known == task_of(of));
+            assert!(known, "{name}: no task {of}");
         }
     }
 
-    /// The script of one attempt of a task.
-    pub fn attempt(&self, task: &str, attempt: u32) -> Option<&script::Attempt> {
-        let attempts = self.script.pods.get(task)?;
-        attempts.get(attempt.checked_sub(1)? as usize)
+    /// The scripts of the attempts of a task execution.
+    pub fn attempts(&self, of: &str) -> &[script::Attempt] {
+        let pods = &self.script.pods;
+        let attempts = pods.get(of).or_else(|| pods.get(task_of(of)));
+        attempts.map_or(&[], Vec::as_slice)
     }
+
+    /// The script of one attempt of a task execution.
+    pub fn attempt(&self, of: &str, attempt: u32) -> Option<&script::Attempt> {
+        self.attempts(of).get(attempt.checked_sub(1)? as usize)
+    }
+}
+
+/// What the files call a task execution: `build`, or `build/0` if it is of an item.
+pub fn key(te: &TaskExecution) -> String {
+    key_of(&te.spec.task, te.spec.index)
+}
+
+/// The same, of these two.
+pub fn key_of(task: &str, index: Option<u32>) -> String {
+    index.map_or_else(|| task.to_owned(), |index| format!("{task}/{index}"))
+}
+
+/// The task that a task execution is of.
+fn task_of(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(task, _)| task)
 }
 
 /// By way of JSON: YAML would want tags for enums.

@@ -31,14 +31,25 @@ class Case:
         """The workflow, its containers' programs replaced by what the script says."""
         made = json.loads(json.dumps(self.workflow))
         for task in made["spec"]["tasks"]:
-            attempts = self.script["pods"].get(task["name"], [])
-            branches = [f"{number}) {program(fate)};;" for number, fate in enumerate(attempts, 1)]
+            attempts = [fate for _, fates in self.scripts(task["name"]) for fate in fates]
+            branches = [
+                f"{pattern}/{number}) {program(fate)};;"
+                for pattern, fates in self.scripts(task["name"])
+                for number, fate in enumerate(fates, 1)
+            ]
             if branches:
-                script = f'case "$COMPOZY_ATTEMPT" in {" ".join(branches)} *) exit 99;; esac'
+                item = "${{ index }}" if "forEach" in task else ""
+                script = f'case "{item}/$COMPOZY_ATTEMPT" in {" ".join(branches)} *) exit 99;; esac'
                 task["container"]["command"] = ["sh", "-c", script]
                 if any(hangs(fate) for fate in attempts):
                     task["container"]["readinessProbe"] = READY
         return made
+
+    def scripts(self, task):
+        """The attempts of a task, each list with the items that it is for: those that are named come first."""
+        pods = self.script["pods"]
+        named = [(name.partition("/")[2], fates) for name, fates in pods.items() if name.startswith(f"{task}/")]
+        return [*named, ("*", pods[task])] if task in pods else named
 
 
 FOLDERS = sorted(path for path in CORPUS.iterdir() if path.is_dir())
@@ -192,10 +203,15 @@ def test_case(namespace, subscriber, case):
     run = namespace.finished(name, timeout=90)
     check_run(case.expect["run"], run["status"])
     found = namespace.executions(name)
-    rows = {row["name"]: row["phase"] for row in run["status"].get("tasks", [])}
+    rows = {row["name"]: row for row in run["status"].get("tasks", [])}
     for task, expected in case.expect["tasks"].items():
-        if expected["phase"] == "Skipped":
-            assert task not in found and rows.get(task, "Skipped") == "Skipped"
+        if "items" in expected:
+            row = rows[task]
+            assert row["phase"] == expected["phase"], row
+            counts = {"succeeded": 0, "failed": 0, "skipped": 0, **expected["items"]}
+            assert {key: row[key] for key in counts} == counts, row
+        elif expected["phase"] == "Skipped":
+            assert task not in found and rows.get(task, {"phase": "Skipped"})["phase"] == "Skipped"
         else:
             check_task(expected, found[task])
     for before, after in case.expect.get("order", []):

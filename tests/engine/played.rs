@@ -11,7 +11,7 @@ use std::{
 
 use compozy::{
     api::{FINALIZER_EVENTS, RunPhase, TaskExecution, TaskPhase, Time, Workflow},
-    engine::{attempt, run::TaskIndex, workflow},
+    engine::{attempt, run::ExecutionIndex, workflow},
 };
 use kube::ResourceExt;
 
@@ -19,11 +19,12 @@ use crate::corpus::{
     Case,
     check::Seen,
     expect::Told,
+    key,
     kubelet::status::seconds,
     laws,
     script::{Act, Moment},
 };
-use memory::Memory;
+use memory::{Executions, Memory};
 use pods::Pods;
 
 /// More rounds than this at one point in time, and something fights back.
@@ -42,10 +43,10 @@ pub struct World<'a> {
     forgetful: bool,
     memory: Memory,
     workflow: Workflow,
-    executions: BTreeMap<TaskIndex, Arc<TaskExecution>>,
+    executions: Executions,
     pods: Pods<'a>,
     /// When each reconciler wants to look again: the workflow's is none.
-    wakes: BTreeMap<Option<TaskIndex>, Time>,
+    wakes: BTreeMap<Option<ExecutionIndex>, Time>,
     /// The acts of users that are still to come.
     acts: Vec<usize>,
     now: Time,
@@ -108,7 +109,7 @@ impl<'a> World<'a> {
             "{}: nobody came to act",
             self.case.name
         );
-        let by_task = |te: Arc<TaskExecution>| (te.spec.task.clone(), (*te).clone());
+        let by_task = |te: Arc<TaskExecution>| (key(&te), (*te).clone());
         Seen {
             workflow: self.workflow,
             executions: self.executions.into_values().map(by_task).collect(),
@@ -124,8 +125,9 @@ impl<'a> World<'a> {
             let mut happened = self.users_act();
             happened |= self.pods.advance(self.now);
             happened |= self.reconcile_workflow();
-            for task in 0..self.case.workflow.spec.tasks.len() {
-                happened |= self.reconcile(task);
+            let known: Vec<_> = self.executions.keys().copied().collect();
+            for which in known {
+                happened |= self.reconcile(which);
             }
             if !happened {
                 return;
@@ -171,6 +173,7 @@ impl<'a> World<'a> {
             self.memory = Memory::rebuild(&self.workflow, &self.executions);
         }
         self.memory.notice_gone(&self.executions, self.now);
+        self.memory.expand(&self.workflow, &self.executions);
         let unended: Vec<_> = self
             .executions
             .values()
@@ -180,7 +183,7 @@ impl<'a> World<'a> {
         let plan = workflow::plan(&workflow::Observed {
             workflow: &self.workflow,
             graph: self.memory.graph(),
-            lookup: &|task| self.executions.get(&task).cloned(),
+            lookup: &|which| self.executions.get(&which).cloned(),
             unended: &unended,
             all_seen: true,
             told: true,
@@ -211,7 +214,7 @@ impl<'a> World<'a> {
                 self.workflow.status = Some(*status);
                 self.memory.last_progress = Some(self.now);
             }
-            workflow::Step::Create(task, te) => self.create(task, *te),
+            workflow::Step::Create(which, te) => self.create(which, *te),
             workflow::Step::ConfirmTasks => panic!("{}: all are seen", self.case.name),
             workflow::Step::Suspend(name, suspend) => {
                 self.execution_named(&name).spec.suspend = suspend;
@@ -227,26 +230,24 @@ impl<'a> World<'a> {
         Arc::make_mut(executions.find(|te| te.name_any() == name).unwrap())
     }
 
-    fn create(&mut self, task: TaskIndex, mut te: TaskExecution) {
-        te.metadata.uid = Some(format!("uid-{}", te.spec.task));
+    fn create(&mut self, which: ExecutionIndex, mut te: TaskExecution) {
+        te.metadata.uid = Some(format!("uid-{}", key(&te)));
         te.metadata.generation = Some(1);
         te.metadata.creation_timestamp = Some(seconds(self.now));
-        self.told.push(told(
-            Some(&te.spec.task),
-            compozy::api::TaskEvent::Scheduled,
-        ));
+        self.told
+            .push(told(Some(&key(&te)), compozy::api::TaskEvent::Scheduled));
         self.pods.expect(&te, self.now);
-        self.memory.observe(task, &te);
-        let before = self.executions.insert(task, Arc::new(te));
+        self.memory.observe(which, &te);
+        let before = self.executions.insert(which, Arc::new(te));
         assert!(
             before.is_none(),
-            "{}: task {task} is created twice",
+            "{}: {which:?} is created twice",
             self.case.name
         );
     }
 
-    fn reconcile(&mut self, task: TaskIndex) -> bool {
-        let Some(te) = self.executions.get(&task).cloned() else {
+    fn reconcile(&mut self, which: ExecutionIndex) -> bool {
+        let Some(te) = self.executions.get(&which).cloned() else {
             return false;
         };
         let number = attempt::current_attempt(&te);
@@ -256,21 +257,21 @@ impl<'a> World<'a> {
         if matches!(plan.steps[..], [attempt::Step::ConfirmPod(_)]) {
             plan = decide(pod.map_or(attempt::PodView::Gone, attempt::PodView::Present));
         }
-        self.wake(Some(task), plan.wake);
+        self.wake(Some(which), plan.wake);
         let mut happened = false;
         for step in plan.steps {
-            happened |= self.apply_to(task, step);
+            happened |= self.apply_to(which, step);
             self.assert_lawful();
         }
         happened
     }
 
     /// Whether something happened.
-    fn apply_to(&mut self, task: TaskIndex, step: attempt::Step) -> bool {
-        let te = self.executions[&task].clone();
+    fn apply_to(&mut self, which: ExecutionIndex, step: attempt::Step) -> bool {
+        let te = self.executions[&which].clone();
         match step {
-            attempt::Step::Record(status) => self.record(task, &te, *status),
-            attempt::Step::CreatePod(number) => return self.create_pod(task, &te, number),
+            attempt::Step::Record(status) => self.record(which, &te, *status),
+            attempt::Step::CreatePod(number) => return self.create_pod(which, &te, number),
             attempt::Step::ConfirmPod(_) => panic!("{}: asks again", self.case.name),
             attempt::Step::DeletePod(number) => self.pods.delete(&te, number, self.now),
             attempt::Step::ReleasePod(number) => self.pods.release(&te, number),
@@ -278,26 +279,26 @@ impl<'a> World<'a> {
         true
     }
 
-    fn create_pod(&mut self, task: TaskIndex, te: &TaskExecution, number: u32) -> bool {
+    fn create_pod(&mut self, which: ExecutionIndex, te: &TaskExecution, number: u32) -> bool {
         let Err(refused) = self.pods.create(te, number, self.now) else {
             return true;
         };
         let plan = attempt::plan_refused(te, &refused, self.now);
         let recorded = !plan.steps.is_empty();
         for step in plan.steps {
-            self.apply_to(task, step);
+            self.apply_to(which, step);
         }
-        self.wake(Some(task), Some(self.now.after(TRY_AGAIN)));
+        self.wake(Some(which), Some(self.now.after(TRY_AGAIN)));
         recorded
     }
 
     fn record(
         &mut self,
-        task: TaskIndex,
+        which: ExecutionIndex,
         te: &TaskExecution,
         status: compozy::api::TaskExecutionStatus,
     ) {
-        let name = &te.spec.task;
+        let name = &key(te);
         let before = te.status.clone().unwrap_or_default();
         self.assert_none(laws::broken_by_task(&before, &status));
         // More than are kept in a status no case has.
@@ -312,12 +313,12 @@ impl<'a> World<'a> {
                 shown.push(reason.clone());
             }
         }
-        let te = Arc::make_mut(self.executions.get_mut(&task).unwrap());
+        let te = Arc::make_mut(self.executions.get_mut(&which).unwrap());
         te.status = Some(status);
-        self.memory.observe(task, te);
+        self.memory.observe(which, te);
     }
 
-    fn wake(&mut self, who: Option<TaskIndex>, at: Option<Time>) {
+    fn wake(&mut self, who: Option<ExecutionIndex>, at: Option<Time>) {
         match at {
             Some(at) => self.wakes.insert(who, at),
             None => self.wakes.remove(&who),
@@ -338,7 +339,7 @@ impl<'a> World<'a> {
     fn is_due(&self, act: usize) -> bool {
         let task = |name: &str| {
             let mut executions = self.executions.values();
-            executions.find(|te| te.spec.task == name)
+            executions.find(|te| key(te) == name)
         };
         match &self.case.script.user[act].when {
             Moment::Passed(span) => self.now >= self.began.after(span.get()),
@@ -361,7 +362,7 @@ impl<'a> World<'a> {
     fn act(&mut self, act: &'a Act) {
         let find = |world: &Self, name: &str| {
             let mut executions = world.executions.iter();
-            *executions.find(|(_, te)| te.spec.task == name).unwrap().0
+            *executions.find(|(_, te)| key(te) == name).unwrap().0
         };
         match act {
             Act::Cancel(cancel) => {
@@ -395,10 +396,10 @@ impl<'a> World<'a> {
 }
 
 /// Each task execution, a line.
-fn summary(executions: &BTreeMap<TaskIndex, Arc<TaskExecution>>) -> String {
+fn summary(executions: &Executions) -> String {
     let lines = executions.values().map(|te| {
         let status = te.status.clone().unwrap_or_default();
-        format!("  {}: {:?} {:?}", te.spec.task, status.phase, status.reason)
+        format!("  {}: {:?} {:?}", key(te), status.phase, status.reason)
     });
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -55,6 +55,22 @@ fn diamond() -> Value {
     tasks(&[task("a", &[], 1), left, right, task("d", &["b", "c"], 1)])
 }
 
+/// A task with two items.
+fn fan(for_each: Value) -> Value {
+    let items = json!({"forEach": with(json!({"items": [1, 2]}), for_each)});
+    tasks(&[with(task("a", &[], 1), items)])
+}
+
+/// A task with two items beside one without.
+fn fan_beside() -> Value {
+    let mut spec = fan(json!({}));
+    spec["tasks"]
+        .as_array_mut()
+        .unwrap()
+        .push(task("b", &[], 1));
+    with(spec, json!({"parallelism": 1}))
+}
+
 fn left() -> Left {
     Left::default()
 }
@@ -77,6 +93,12 @@ fn left() -> Left {
 #[case::two_that_are_independent(with(pair(), json!({"failurePolicy": "Complete", "parallelism": 1})), Left { failures: 2, ..left() })]
 #[case::two_that_are_joined(joined(), left())]
 #[case::a_narrow_diamond_that_goes_on(with(diamond(), json!({"parallelism": 1, "failurePolicy": "Complete"})), Left { failures: 1, ..left() })]
+#[case::two_items(fan(json!({})), Left { failures: 1, ..left() })]
+#[case::one_item_after_the_other(fan(json!({"maxParallel": 1})), Left { failures: 1, crashes: 1, ..left() })]
+#[case::an_item_that_ends_the_other(fan(json!({"failurePolicy": "Cancel"})), Left { failures: 1, ..left() })]
+#[case::items_that_all_run(fan(json!({"failurePolicy": "Complete", "maxParallel": 1})), Left { failures: 2, ..left() })]
+#[case::items_of_a_run_that_is_cancelled(fan(json!({"maxParallel": 1})), Left { cancel: 1, ..left() })]
+#[case::items_beside_a_task(fan_beside(), left())]
 fn no_bad_state_is_reachable(#[case] spec: Value, #[case] left: Left) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     println!("{name}: {} states", explore(&name, &spec, left, false));
@@ -85,6 +107,7 @@ fn no_bad_state_is_reachable(#[case] spec: Value, #[case] left: Left) {
 #[rstest]
 #[case::with_every_step_written_down(chain(), Left { failures: 1, crashes: 1, ..left() })]
 #[case::and_a_task_execution_taken_away(chain(), Left { strip: 1, failures: 1, ..left() })]
+#[case::or_that_of_an_item(fan(json!({"maxParallel": 1})), Left { strip: 1, ..left() })]
 fn nor_where_progress_is_written(#[case] spec: Value, #[case] left: Left) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     println!("{name}: {} states", explore(&name, &spec, left, true));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use compozy::{
-    api::{LABEL_ATTEMPT, LABEL_TASK, TaskEvent, TaskExecution, TaskPhase, Workflow},
+    api::{LABEL_ATTEMPT, LABEL_INDEX, LABEL_TASK, TaskEvent, TaskExecution, TaskPhase, Workflow},
     engine::names,
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +21,7 @@ use crate::{
         Case,
         check::{self, Seen},
         expect::Told,
+        key, key_of,
         kubelet::status,
         laws,
         script::{Act, Moment},
@@ -150,7 +151,7 @@ impl UnderWay {
 
     fn observe_execution(&mut self, change: &Change) -> Option<String> {
         let te = parsed::<TaskExecution>(change.after.as_deref())?;
-        let task = te.spec.task.clone();
+        let task = key(&te);
         let status = te.status.clone().unwrap_or_default();
         let known = self.executions.get(&task);
         let before = known.and_then(|te| te.status.clone()).unwrap_or_default();
@@ -178,8 +179,7 @@ impl UnderWay {
     }
 
     fn names_to_take(&self, te: &TaskExecution) -> Vec<(String, u64)> {
-        let attempts = self.case.script.pods.get(&te.spec.task);
-        let numbered = (1..).zip(attempts.into_iter().flatten());
+        let numbered = (1..).zip(self.case.attempts(&key(te)));
         numbered
             .filter_map(|(number, attempt)| {
                 let span = attempt.before.name_taken?.get().as_millis();
@@ -250,7 +250,7 @@ impl UnderWay {
         let rows: Vec<_> = run
             .tasks
             .iter()
-            .map(|row| (&row.name, &row.phase))
+            .map(|row| (&row.name, &row.phase, &row.items))
             .collect();
         parts.insert("run phase".to_owned(), json!(run.phase));
         parts.insert("run events".to_owned(), json!(events));
@@ -391,9 +391,11 @@ impl World {
     }
 }
 
-/// The task and attempt that a pod is of; none if it is a stranger's.
+/// The task execution, by its key, and the attempt that a pod is of; none if it is a stranger's.
 fn whose(pod: &Pod) -> Option<(String, u32)> {
-    let task = pod.labels().get(LABEL_TASK)?.clone();
+    let index = pod.labels().get(LABEL_INDEX);
+    let index = index.and_then(|index| index.parse().ok());
+    let task = key_of(pod.labels().get(LABEL_TASK)?, index);
     let attempt = pod.labels().get(LABEL_ATTEMPT)?.parse().ok()?;
     Some((task, attempt))
 }

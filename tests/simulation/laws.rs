@@ -12,7 +12,7 @@ use compozy::api::{
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use told::place;
@@ -35,11 +35,55 @@ struct RunSeen {
     seen: Seen,
 }
 
+impl RunSeen {
+    /// How the outputs of items that a task execution is given differ from what the items gave.
+    fn items_in_disorder<'a>(
+        &self,
+        execution: &TaskExecution,
+        siblings: impl Iterator<Item = &'a ExecutionSeen>,
+    ) -> Option<String> {
+        let given = execution.spec.inputs.as_ref()?["n"].as_array()?;
+        let task = self
+            .tasks
+            .iter()
+            .find(|task| task.name == execution.spec.task)?;
+        let need = task.depends_on.first()?;
+        let of_need: BTreeMap<_, _> = siblings
+            .filter(|other| other.task == *need)
+            .map(|other| (other.index, other))
+            .collect();
+        if of_need.values().any(|other| other.seen.stripped) {
+            return None;
+        }
+        let gave = of_need.values().map(|other| match other.phase {
+            TaskPhase::Succeeded => other.outputs.clone().unwrap_or_else(|| json!({})),
+            _ => Value::Null,
+        });
+        let gave: Vec<_> = gave.collect();
+        (*given != gave).then(|| format!("{} is given {given:?}, {need} gave {gave:?}", task.name))
+    }
+
+    /// A task of a run that succeeded of which not every item ran.
+    fn item_left_out<'a>(
+        &self,
+        executions: impl Iterator<Item = &'a ExecutionSeen> + Clone,
+    ) -> Option<String> {
+        self.tasks.iter().find_map(|task| {
+            let items = task.for_each.as_ref()?.items.as_array()?.len();
+            let ran = executions.clone().filter(|seen| seen.task == task.name);
+            let ran = ran.map(|seen| seen.index).collect::<BTreeSet<_>>().len();
+            (ran != items).then(|| format!("{ran} items of {} ran, it has {items}", task.name))
+        })
+    }
+}
+
 /// What was seen of a task execution.
 #[derive(Default)]
 struct ExecutionSeen {
     run: String,
     task: String,
+    index: Option<u32>,
+    outputs: Option<Value>,
     history: BTreeMap<u64, String>,
     phase: TaskPhase,
     failures: u32,
@@ -130,6 +174,13 @@ impl Laws {
             .map(|seen| (seen.seq, text(&seen.event), seen.at))
             .collect();
         let wrong = extend(&mut run.history, &transitions, 1);
+        let executions = self.executions.values().filter(|seen| seen.run == uid);
+        let left_out = (phase == "Succeeded")
+            .then(|| run.item_left_out(executions))
+            .flatten();
+        if let Some(what) = left_out {
+            self.break_with("every item runs", format!("{uid}: {what}"));
+        }
         if was_final && before != phase {
             self.break_with("final is final", format!("{uid}: {before} -> {phase}"));
         }
@@ -155,6 +206,7 @@ impl Laws {
         seen.seen.look(execution.finalizers(), now);
         let status = execution.status.clone().unwrap_or_default();
         let before = std::mem::replace(&mut seen.phase, status.phase);
+        seen.outputs.clone_from(&status.outputs);
         seen.failures = status.failures.application + status.failures.infrastructure;
         let transitions: Vec<_> = status
             .transitions
@@ -222,6 +274,7 @@ impl Laws {
         let seen = ExecutionSeen {
             run: run_uid.clone(),
             task: task.clone(),
+            index: execution.spec.index,
             history: BTreeMap::from([(1, "scheduled".to_owned())]),
             ..ExecutionSeen::default()
         };
@@ -232,24 +285,39 @@ impl Laws {
                     .values()
                     .filter(|other| other.run == *run_uid)
             };
-            let needs = run.tasks.iter().find(|known| known.name == *task);
-            for need in needs.into_iter().flat_map(|task| &task.depends_on) {
-                let tolerated = run
-                    .tasks
-                    .iter()
-                    .any(|task| task.name == *need && task.on_failure == Some(OnFailure::Continue));
-                let ended = siblings().any(|other| {
+            let spec = run.tasks.iter().find(|known| known.name == *task);
+            for need in spec.into_iter().flat_map(|task| &task.depends_on) {
+                let needed = run.tasks.iter().find(|task| task.name == *need);
+                let tolerated =
+                    needed.is_some_and(|task| task.on_failure == Some(OnFailure::Continue));
+                let items = needed.is_some_and(|task| task.for_each.is_some());
+                let well = |other: &ExecutionSeen| {
                     let good =
                         other.phase == TaskPhase::Succeeded || tolerated && other.phase.is_final();
-                    other.task == *need && (good || other.seen.gone)
-                });
+                    good || other.seen.gone
+                };
+                let mut of_need = siblings().filter(|other| other.task == *need);
+                let ended = match items {
+                    true => of_need.all(well),
+                    false => of_need.any(well),
+                };
                 if !ended {
                     wrong.push(format!("{task} starts before {need} has ended well"));
                 }
             }
-            let under_way = siblings()
-                .filter(|other| !other.phase.is_final() && !other.seen.gone)
-                .count();
+            let open = || {
+                let open = |other: &&ExecutionSeen| !other.phase.is_final() && !other.seen.gone;
+                siblings().filter(open)
+            };
+            let limit = spec.and_then(|task| task.for_each.as_ref()?.max_parallel);
+            let beside = open().filter(|other| other.task == *task).count();
+            if limit.is_some_and(|limit| beside >= limit as usize) {
+                wrong.push(format!("{task} is one more than its own {limit:?} at once"));
+            }
+            if let Some(what) = run.items_in_disorder(execution, siblings()) {
+                wrong.push(what);
+            }
+            let under_way = open().count();
             if under_way >= run.parallelism {
                 wrong.push(format!(
                     "{task} is one more than {} at once",
@@ -258,7 +326,10 @@ impl Laws {
             }
             // What arrives late for a run that is gone goes with it.
             let again = !run.seen.gone
-                && siblings().any(|other| other.task == *task && !other.seen.stripped);
+                && siblings().any(|other| {
+                    let same = other.task == *task && other.index == execution.spec.index;
+                    same && !other.seen.stripped
+                });
             if again {
                 wrong.push(format!("{task} has a second task execution"));
             }

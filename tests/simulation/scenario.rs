@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use compozy::api::{Duration, LABEL_ATTEMPT, LABEL_TASK, LABEL_WORKFLOW};
+use compozy::api::{Duration, LABEL_ATTEMPT, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW};
 use fastrand::Rng;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
@@ -18,6 +18,9 @@ use crate::{
     },
     trace::fingerprint,
 };
+
+/// What tells the chance of items from that of everything else.
+const SALT_OF_ITEMS: u64 = 0xe0b3;
 
 /// A workflow and when it is created, in milliseconds.
 #[derive(Clone, Debug)]
@@ -96,7 +99,7 @@ impl Scenario {
         let mut dice = Rng::with_seed(seed ^ 0x5ce0);
         let quiet_at = dice.u64(20_000..150_000);
         let count = 1 + usize::from(dice.u8(..3) == 0) + usize::from(dice.u8(..4) == 0);
-        let workflows: Vec<_> = (0..count)
+        let mut workflows: Vec<_> = (0..count)
             .map(|index| Planned {
                 name: format!("w{index}"),
                 at: dice.u64(100..quiet_at / 2),
@@ -107,6 +110,13 @@ impl Scenario {
             .iter()
             .flat_map(|planned| acts(&mut dice, planned, quiet_at))
             .collect();
+        // Of chance of its own: worlds without items stay what they are.
+        let mut dice_of_items = Rng::with_seed(seed ^ SALT_OF_ITEMS);
+        if one_in(&mut dice_of_items, 4) {
+            for planned in &mut workflows {
+                give_items(&mut dice_of_items, &mut planned.spec);
+            }
+        }
         Scenario {
             seed,
             workflows,
@@ -125,6 +135,9 @@ impl Scenario {
         let workflow = labels.get(LABEL_WORKFLOW)?;
         let task = labels.get(LABEL_TASK)?;
         let attempt: u32 = labels.get(LABEL_ATTEMPT)?.parse().ok()?;
+        let item = labels.get(LABEL_INDEX);
+        let of = item.map(|item| format!("{task}/{item}"));
+        let task = of.as_ref().unwrap_or(task);
         if let Some(case) = &self.case {
             return case.attempt(task, attempt).cloned();
         }
@@ -212,6 +225,42 @@ fn task(dice: &mut Rng, index: usize) -> Value {
         task["onFailure"] = json!("Continue");
     }
     task
+}
+
+/// One of the tasks, or more, runs once for each item.
+fn give_items(dice: &mut Rng, spec: &mut Value) {
+    let count = spec["tasks"].as_array().map_or(0, Vec::len);
+    let mut chosen = vec![dice.usize(..count)];
+    if one_in(dice, 3) {
+        chosen.push(dice.usize(..count));
+    }
+    for index in chosen {
+        let task = &mut spec["tasks"][index];
+        let items: Vec<u32> = (0..dice.u32(..6)).collect();
+        let first = task["dependsOn"][0].as_str().map(str::to_owned);
+        let items = match first.filter(|_| dice.bool()) {
+            Some(first) => json!(format!("${{{{ {items:?} + [tasks.{first}.outputs.n] }}}}")),
+            None => json!(items),
+        };
+        task["forEach"] = json!({"items": items});
+        if dice.bool() {
+            task["forEach"]["maxParallel"] = json!(dice.u32(1..4));
+        }
+        if dice.bool() {
+            let policy = dice.choice(["FailFast", "Complete", "Cancel"]);
+            task["forEach"]["failurePolicy"] = json!(policy);
+        }
+        if task["with"].is_null() {
+            task["with"] = json!({"item": "${{ item }}", "index": "${{ index }}"});
+        }
+        // Whoever takes what it gives gets a list.
+        let (one, all) = (
+            format!("tasks.t{index}.outputs.n"),
+            format!("tasks.t{index}.outputs"),
+        );
+        let text = spec.to_string().replace(&one, &all);
+        *spec = serde_json::from_str(&text).unwrap_or_default();
+    }
 }
 
 fn acts(dice: &mut Rng, planned: &Planned, quiet_at: u64) -> Vec<(u64, String, Act)> {

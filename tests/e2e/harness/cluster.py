@@ -93,9 +93,9 @@ class Namespace:
         return ended["status"]["error"]
 
     def executions(self, workflow):
-        """The task executions of a workflow, by task."""
+        """The task executions of a workflow, by task; those of items as `task/index`."""
         found = self.get("te", "-l", f"compozy.dev/workflow={workflow}")
-        return {execution["spec"]["task"]: execution for execution in found}
+        return {key_of(execution): execution for execution in found}
 
     def pods(self, workflow, task=None):
         """The pods of a workflow, or of one task, in the order of their attempts."""
@@ -124,6 +124,12 @@ def wait_gone(namespaces, timeout=90):
 
 def attempt_of(pod):
     return int(pod["metadata"]["labels"]["compozy.dev/attempt"])
+
+
+def key_of(execution):
+    """What the tests call a task execution: its task, and of an item `task/index`."""
+    spec = execution["spec"]
+    return f"{spec['task']}/{spec['index']}" if "index" in spec else spec["task"]
 
 
 def task_of(child):

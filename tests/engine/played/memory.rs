@@ -7,13 +7,14 @@ use compozy::{
     engine::{
         definition::{Definition, Installation},
         field_error::FieldError,
-        run::{NodeState, Run, TaskIndex},
+        resolve,
+        run::{ExecutionIndex, Run},
         workflow::changed_spec,
     },
 };
 
 /// The task executions of a run.
-pub type Executions = BTreeMap<TaskIndex, Arc<TaskExecution>>;
+pub type Executions = BTreeMap<ExecutionIndex, Arc<TaskExecution>>;
 
 /// A run in memory.
 pub struct Memory {
@@ -46,17 +47,25 @@ impl Memory {
         }
     }
 
-    pub fn observe(&mut self, task: TaskIndex, te: &TaskExecution) {
+    pub fn observe(&mut self, which: ExecutionIndex, te: &TaskExecution) {
         if let Ok((definition, run)) = &mut self.graph {
-            observe(run, definition, task, te);
+            observe(run, definition, which, te);
+        }
+    }
+
+    /// Finds the items of the tasks whose time for that has come.
+    pub fn expand(&mut self, workflow: &Workflow, executions: &Executions) {
+        if let Ok((definition, run)) = &mut self.graph {
+            let lookup = |which| executions.get(&which).cloned();
+            resolve::expand(workflow, definition, run, &lookup);
         }
     }
 
     /// What was under way and is gone counts as cancelled.
     pub fn notice_gone(&mut self, executions: &Executions, now: Time) {
         if let Ok((definition, run)) = &mut self.graph {
-            for task in missing(run, definition, executions.keys()) {
-                run.observe(definition, task, TaskPhase::Cancelled, now);
+            for which in missing(run, executions.keys()) {
+                run.observe(definition, which, TaskPhase::Cancelled, now);
             }
         }
     }
@@ -67,34 +76,35 @@ pub fn rebuild(definition: &Definition, workflow: &Workflow, executions: &Execut
     let mut run = Run::new(definition);
     let rows = workflow.status.iter().flat_map(|status| &status.tasks);
     let begun = rows
-        .filter(|row| !matches!(row.phase.as_str(), "Waiting" | "Pending" | "Skipped"))
-        .filter_map(|row| definition.position(&row.name))
-        .filter(|task| !executions.contains_key(task));
-    for task in begun {
-        run.observe(definition, task, TaskPhase::Pending, epoch());
+        .filter_map(|row| Some((row, definition.position(&row.name)?)))
+        .flat_map(|(row, task)| row.begun().map(move |item| ExecutionIndex { task, item }))
+        .filter(|which| !executions.contains_key(which));
+    for which in begun {
+        run.observe(definition, which, TaskPhase::Pending, epoch());
     }
-    for (&task, te) in executions {
-        observe(&mut run, definition, task, te);
+    for (&which, te) in executions {
+        observe(&mut run, definition, which, te);
     }
+    let lookup = |which| executions.get(&which).cloned();
+    resolve::expand(workflow, definition, &mut run, &lookup);
     run
 }
 
 /// Takes in a task execution.
-pub fn observe(run: &mut Run, definition: &Definition, task: TaskIndex, te: &TaskExecution) {
+pub fn observe(run: &mut Run, definition: &Definition, which: ExecutionIndex, te: &TaskExecution) {
     let status = te.status.clone().unwrap_or_default();
     let ended_at = status.finished_at.unwrap_or(epoch());
-    run.observe(definition, task, status.phase, ended_at);
+    run.observe(definition, which, status.phase, ended_at);
 }
 
-/// Tasks that the run thinks under way and that do not exist as far as is known.
+/// What the run thinks under way and does not exist as far as is known.
 pub fn missing<'a>(
     run: &Run,
-    definition: &Definition,
-    known: impl Iterator<Item = &'a TaskIndex>,
-) -> Vec<TaskIndex> {
+    known: impl Iterator<Item = &'a ExecutionIndex>,
+) -> Vec<ExecutionIndex> {
     let known: Vec<_> = known.collect();
-    (0..definition.tasks().len())
-        .filter(|task| matches!(run.state(*task), NodeState::Active(_)) && !known.contains(&task))
+    run.active()
+        .filter(|which| !known.contains(&which))
         .collect()
 }
 

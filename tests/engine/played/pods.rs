@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::corpus::{
-    Case,
+    Case, key,
     kubelet::{self, status},
     script::{Attempt, Fate, Vanishes},
 };
@@ -46,13 +46,7 @@ impl<'a> Pods<'a> {
 
     /// A task execution was created: the names that somebody else took are taken from now on.
     pub fn expect(&mut self, te: &TaskExecution, now: Time) {
-        let attempts = self
-            .case
-            .script
-            .pods
-            .get(&te.spec.task)
-            .into_iter()
-            .flatten();
+        let attempts = self.case.attempts(&key(te));
         for (number, attempt) in (1..).zip(attempts) {
             if let Some(span) = attempt.before.name_taken {
                 let name = name(te, number);
@@ -81,7 +75,7 @@ impl<'a> Pods<'a> {
 
     /// Creates the pod of an attempt, or says in which words the API server refuses it.
     pub fn create(&mut self, te: &TaskExecution, number: u32, now: Time) -> Result<(), String> {
-        let (case, task, name) = (&self.case.name, &te.spec.task, name(te, number));
+        let (case, task, name) = (&self.case.name, &key(te), name(te, number));
         let Some(attempt) = self.case.attempt(task, number) else {
             panic!("{case}: the script has no attempt {number} of {task}");
         };

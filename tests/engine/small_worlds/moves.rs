@@ -8,7 +8,7 @@ use compozy::{
         attempt,
         definition::Definition,
         pod::{PodSettings, attempt_pod},
-        run::TaskIndex,
+        run::ExecutionIndex,
         workflow,
     },
 };
@@ -18,6 +18,7 @@ use kube::ResourceExt;
 use super::state::{Effect, Key, Left, Object, PodKey, State, hash_of};
 use crate::{
     corpus::{
+        key,
         kubelet::{Act, status},
         laws,
     },
@@ -118,7 +119,7 @@ impl<'a> Moves<'a> {
     }
 
     /// What a reconciler writes next, or when it looks again.
-    fn todo(&mut self, state: &State, who: Option<TaskIndex>) -> (Vec<Effect>, Option<Time>) {
+    fn todo(&mut self, state: &State, who: Option<ExecutionIndex>) -> (Vec<Effect>, Option<Time>) {
         if let Some(pending) = state.pending.get(&who) {
             return (pending.iter().cloned().collect(), None);
         }
@@ -138,7 +139,7 @@ impl<'a> Moves<'a> {
         }
         // A task execution that seems gone is asked for.
         let mut memory = state.memory.clone();
-        for task in memory::missing(&memory, self.definition, state.cache.tasks.keys()) {
+        for task in memory::missing(&memory, state.cache.tasks.keys()) {
             match state.truth.tasks.get(&task) {
                 Some(te) => memory::observe(&mut memory, self.definition, task, &te.value),
                 None => memory.observe(self.definition, task, TaskPhase::Cancelled, state.now),
@@ -166,7 +167,7 @@ impl<'a> Moves<'a> {
         plan
     }
 
-    fn plan_task(&mut self, state: &State, task: TaskIndex) -> (Vec<Effect>, Option<Time>) {
+    fn plan_task(&mut self, state: &State, task: ExecutionIndex) -> (Vec<Effect>, Option<Time>) {
         let te = &state.cache.tasks[&task];
         let number = attempt::current_attempt(&te.value);
         let pod = state.cache.pods.get(&(task, number));
@@ -205,7 +206,13 @@ impl<'a> Moves<'a> {
     }
 
     /// One write of the operator, in all the ways in which it may go.
-    fn write(&mut self, state: &State, who: Option<TaskIndex>, first: &Effect, rest: &[Effect]) {
+    fn write(
+        &mut self,
+        state: &State,
+        who: Option<ExecutionIndex>,
+        first: &Effect,
+        rest: &[Effect],
+    ) {
         let label = label(first);
         self.add(&label, true, state, |next, this| {
             let done = this.apply(next, first, false);
@@ -295,8 +302,8 @@ impl<'a> Moves<'a> {
                 workflow.status = Some((**status).clone());
             }
             workflow::Step::Create(task, te) => {
-                if state.taken.contains(task) {
-                    self.broken = Some(format!("what was taken away is not made anew: {task}"));
+                if state.taken.contains_key(task) {
+                    self.broken = Some(format!("what was taken away is not made anew: {task:?}"));
                 }
                 let created = || Object::new(created(te, state.now));
                 state.truth.tasks.entry(*task).or_insert_with(created);
@@ -319,7 +326,7 @@ impl<'a> Moves<'a> {
     fn apply_to_task(
         &mut self,
         state: &mut State,
-        task: TaskIndex,
+        task: ExecutionIndex,
         step: &attempt::Step,
         base: u64,
     ) -> bool {
@@ -480,13 +487,13 @@ impl<'a> Moves<'a> {
         for (&task, te) in &state.truth.tasks {
             if let Some(left) = spend(state.left, |left| &mut left.strip) {
                 self.add(
-                    &format!("take task {task} away"),
+                    &format!("take task {task:?} away"),
                     false,
                     state,
                     |next, this| {
                         next.left = left;
                         next.truth.tasks.remove(&task);
-                        next.taken.insert(task);
+                        next.taken.insert(task, key(&te.value));
                         next.changed(Key::Task(task), false, this.definition);
                     },
                 );
@@ -495,7 +502,7 @@ impl<'a> Moves<'a> {
                 continue;
             };
             self.add(
-                &format!("delete task {task}"),
+                &format!("delete task {task:?}"),
                 false,
                 state,
                 |next, this| {
@@ -525,19 +532,19 @@ fn spend(mut left: Left, of: impl Fn(&mut Left) -> &mut u8) -> Option<Left> {
 fn label(effect: &Effect) -> Label {
     match effect {
         Effect::Run(workflow::Step::Record(status), _) => format!("run is {:?}", status.phase),
-        Effect::Run(workflow::Step::Create(task, _), _) => format!("create task {task}"),
+        Effect::Run(workflow::Step::Create(task, _), _) => format!("create task {task:?}"),
         Effect::Run(workflow::Step::Stop(name, _), _) => format!("stop {name}"),
         Effect::Run(step, _) => format!("{step:?}"),
         Effect::Task(task, attempt::Step::Record(status), _) => {
-            format!("task {task} is {:?} {:?}", status.phase, status.reason)
+            format!("task {task:?} is {:?} {:?}", status.phase, status.reason)
         }
-        Effect::Task(task, step, _) => format!("{step:?} of task {task}"),
+        Effect::Task(task, step, _) => format!("{step:?} of task {task:?}"),
     }
 }
 
 fn created(te: &TaskExecution, now: Time) -> TaskExecution {
     let mut te = te.clone();
-    te.metadata.uid = Some(format!("uid-{}", te.spec.task));
+    te.metadata.uid = Some(format!("uid-{}", key(&te)));
     te.metadata.creation_timestamp = Some(status::seconds(now));
     te
 }
@@ -594,15 +601,17 @@ pub fn begin(workflow: compozy::api::Workflow, definition: &Definition, left: Le
         run: Some(Object::new(workflow)),
         ..super::state::Objects::default()
     };
+    let run = &truth.run.as_ref().unwrap().value;
+    let memory = memory::rebuild(definition, run, &BTreeMap::new());
     State {
         cache: truth.clone(),
         truth,
         late: std::collections::BTreeSet::new(),
-        memory: compozy::engine::run::Run::new(definition),
+        memory,
         pending: BTreeMap::new(),
         straggler: None,
         now: Time("2026-01-01T00:00:00Z".parse().unwrap()),
         left,
-        taken: std::collections::BTreeSet::new(),
+        taken: BTreeMap::new(),
     }
 }

@@ -11,7 +11,8 @@ use compozy::{
     engine::{
         attempt,
         definition::Definition,
-        run::{NodeState, Run, TaskIndex},
+        resolve,
+        run::{ExecutionIndex, NodeState, Run},
         workflow,
     },
 };
@@ -44,13 +45,13 @@ pub fn hash_of(value: &impl Hash) -> u64 {
 }
 
 /// Which pod: its task and attempt.
-pub type PodKey = (TaskIndex, u32);
+pub type PodKey = (ExecutionIndex, u32);
 
 /// Which object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Run,
-    Task(TaskIndex),
+    Task(ExecutionIndex),
     Pod(PodKey),
 }
 
@@ -58,7 +59,7 @@ pub enum Key {
 #[derive(Clone, Default)]
 pub struct Objects {
     pub run: Option<Object<Workflow>>,
-    pub tasks: BTreeMap<TaskIndex, Object<TaskExecution>>,
+    pub tasks: BTreeMap<ExecutionIndex, Object<TaskExecution>>,
     pub pods: BTreeMap<PodKey, Object<Pod>>,
 }
 
@@ -97,14 +98,14 @@ fn set<K: Ord, V: Clone>(map: &mut BTreeMap<K, V>, key: K, value: Option<&V>) {
 #[derive(Clone)]
 pub enum Effect {
     Run(workflow::Step, u64),
-    Task(TaskIndex, attempt::Step, u64),
+    Task(ExecutionIndex, attempt::Step, u64),
 }
 
 impl Effect {
     fn digest(&self) -> u64 {
         hash_of(&match self {
             Effect::Run(step, base) => format!("{base} {step:?}"),
-            Effect::Task(task, step, base) => format!("{task} {base} {step:?}"),
+            Effect::Task(task, step, base) => format!("{task:?} {base} {step:?}"),
         })
     }
 }
@@ -146,13 +147,13 @@ pub struct State {
     /// The run in the operator's memory.
     pub memory: Run,
     /// What each reconciler has still to write of its plan: that of the workflow, or of a task.
-    pub pending: BTreeMap<Option<TaskIndex>, VecDeque<Effect>>,
+    pub pending: BTreeMap<Option<ExecutionIndex>, VecDeque<Effect>>,
     /// A write of an operator that is no more.
     pub straggler: Option<Effect>,
     pub now: Time,
     pub left: Left,
-    /// Tasks whose execution somebody took away.
-    pub taken: BTreeSet<TaskIndex>,
+    /// Task executions that somebody took away, and their keys.
+    pub taken: BTreeMap<ExecutionIndex, String>,
 }
 
 impl State {
@@ -192,8 +193,10 @@ impl State {
             })
             .collect();
         let failure = self.memory.first_failure();
-        let failure = failure.map(|first| (first.at.0.as_millisecond(), first.task));
-        hash_of(&(nodes, failure, self.memory.is_halted()))
+        let failure = failure.map(|first| (first.at.0.as_millisecond(), first.of));
+        let begun: Vec<_> = self.memory.begun().collect();
+        let active: Vec<_> = self.memory.active().collect();
+        hash_of(&(nodes, failure, self.memory.is_halted(), begun, active))
     }
 
     pub fn workflow(&self) -> &Workflow {
@@ -208,7 +211,16 @@ impl State {
             && let Some(te) = self.cache.tasks.get(&task)
         {
             memory::observe(&mut self.memory, definition, task, &te.value);
+            self.expand(definition);
         }
+    }
+
+    /// The operator finds the items of the tasks whose time for that has come.
+    fn expand(&mut self, definition: &Definition) {
+        let tasks = &self.cache.tasks;
+        let lookup = |which| tasks.get(&which).map(|te| te.value.clone());
+        let run = self.truth.run.as_ref().unwrap();
+        resolve::expand(&run.value, definition, &mut self.memory, &lookup);
     }
 
     /// An object changed. The operator sees that at once, or the change is late.
@@ -255,7 +267,6 @@ impl State {
 
     /// The first law that is broken, and how.
     pub fn broken(&self) -> Option<String> {
-        let names = &self.workflow().spec.tasks;
         laws::broken(&laws::Moment {
             workflow: self.workflow(),
             executions: self
@@ -270,11 +281,7 @@ impl State {
                 .values()
                 .map(|pod| pod.value.as_ref())
                 .collect(),
-            taken: self
-                .taken
-                .iter()
-                .map(|&task| names[task].name.as_str())
-                .collect(),
+            taken: self.taken.values().map(String::as_str).collect(),
         })
     }
 }

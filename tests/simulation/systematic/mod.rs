@@ -36,7 +36,10 @@ const CORE: [&str; 7] = [
 
 /// Cases whose end depends on how soon the operator does something, and what it has to be in time
 /// for. Nothing is tried there that holds it up.
-const TIMED: &[(&str, &str)] = &[("fail-fast", "the failure, before the other task ends")];
+const TIMED: &[(&str, &str)] = &[
+    ("fail-fast", "the failure, before the other task ends"),
+    ("item-fails", "the failure, before the other item ends"),
+];
 
 /// Of the other cases one place of so many is tried, of the core cases so many times as many.
 /// `STRIDE` says otherwise: `make sim` plays all of the core cases, on optimised code.
