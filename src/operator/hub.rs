@@ -8,6 +8,7 @@ use super::{
     gaps::StepGaps,
     index::{Change, Index, Key, is_held, key_of, sibling},
     outbox::Outbox,
+    publishing,
     queue::Queue,
     unparsable::Unparsable,
 };
@@ -69,7 +70,10 @@ impl Hub {
         if !self.index.apply_workflow(workflow) {
             return;
         }
-        self.forget_namesake(known, &uid);
+        if let Some(gone) = self.forget_namesake(known, &uid) {
+            // Nobody tells that it went: a watch that was broken off lists only what is there.
+            self.wake_children(&key, &gone);
+        }
         self.workflows.add(key.clone());
         if ends || deleted {
             // What was held only because the run went on may go now; and the grace in which their
@@ -133,6 +137,8 @@ impl Hub {
         self.gaps.forget(key);
         self.executions.add(key.clone());
         self.workflows.add(sibling(key, &gone.spec.workflow.name));
+        // The end of its run is told no later for what will never be told.
+        publishing::wake_run(self, key, &gone.spec.workflow);
     }
 
     /// A pod as it is now.
@@ -156,11 +162,11 @@ impl Hub {
         }
     }
 
-    /// An object took the place of another one whose end was not seen.
-    fn forget_namesake(&self, known: Option<String>, uid: &str) {
-        if let Some(gone) = known.filter(|known| known != uid) {
-            self.outbox.forget(&gone);
-        }
+    /// An object took the place of another one whose end was not seen; the UID of that.
+    fn forget_namesake(&self, known: Option<String>, uid: &str) -> Option<String> {
+        let gone = known.filter(|known| known != uid)?;
+        self.outbox.forget(&gone);
+        Some(gone)
     }
 
     /// Queues every object that has something to tell: the connection came back.
@@ -233,6 +239,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::FINALIZER_EVENTS;
 
     fn run(version: &str, more: Value) -> Workflow {
         let mut run = json!({
@@ -294,5 +301,29 @@ mod tests {
         hub.executions.done(&key);
         hub.workflow(run("4", ended));
         assert_eq!(hub.executions.depth(), 0, "it had ended before");
+    }
+
+    /// A watch that was broken off lists the new one and says nothing of the old one.
+    #[tokio::test]
+    async fn a_run_in_the_place_of_another_one_wakes_the_task_executions_of_that() {
+        let (hub, key) = hub_at_rest().await;
+        hub.workflow(run("3", json!({"metadata": {"uid": "another"}})));
+        assert_eq!(hub.executions.next().await, key);
+    }
+
+    /// Its events were what the end of the run waited for.
+    #[tokio::test]
+    async fn a_task_execution_that_is_taken_away_untold_lets_the_end_of_its_run_be_told() {
+        let (hub, key) = hub_at_rest().await;
+        let held = json!({"finalizers": [FINALIZER_EVENTS]});
+        hub.workflow(run(
+            "3",
+            json!({"metadata": held, "status": {"phase": "Failed"}}),
+        ));
+        let mirrored = hub.mirrored.next().await;
+        hub.mirrored.done(&mirrored);
+        assert_eq!(hub.mirrored.depth(), 0);
+        hub.execution_gone(&key, None);
+        assert_eq!(hub.mirrored.next().await, mirrored);
     }
 }

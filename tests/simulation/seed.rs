@@ -140,14 +140,20 @@ impl Conductor {
             () = wake.notified() => {}
             () = sleep_until(self.since.at(next)) => {}
         }
-        let orders = {
-            let mut world = self.world.lock();
-            world.run_until(self.now().min(end));
-            std::mem::take(&mut world.orders)
-        };
-        for order in orders {
-            self.follow(order).await;
+        // While an order is followed time may pass, and more come of it.
+        while let orders = self.take_orders(end)
+            && !orders.is_empty()
+        {
+            for order in orders {
+                self.follow(order).await;
+            }
         }
+    }
+
+    fn take_orders(&self, end: u64) -> Vec<Order> {
+        let mut world = self.world.lock();
+        world.run_until(self.now().min(end));
+        std::mem::take(&mut world.orders)
     }
 
     fn stop(&mut self) {
