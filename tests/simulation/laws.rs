@@ -130,6 +130,10 @@ pub struct Laws {
     let_go: bool,
     /// When a process last asked for the lease, and when it last asked for what it got.
     leases: BTreeMap<String, (Instant, Option<Instant>)>,
+    /// Names of the task executions whose creation was sent.
+    scheduled: BTreeSet<String>,
+    /// The creation that arrives was sent when its attempt had had no pod.
+    sent_in_time: bool,
 }
 
 impl Laws {
@@ -377,6 +381,22 @@ impl Laws {
         self.pods.insert(uid, seen);
     }
 
+    /// Whether the attempt of this pod, which is about to be created, has had none.
+    pub fn is_its_first(&self, pod: &Value) -> bool {
+        parsed::<Pod>(Some(pod)).is_some_and(|pod| {
+            let (execution, attempt) = (owner(&pod), attempt(&pod));
+            let mut others = self.pods.values();
+            !others.any(|other| {
+                Some(&other.execution) == execution.as_ref() && other.attempt == attempt
+            })
+        })
+    }
+
+    /// A creation arrives that was sent when its attempt had had no pod, or something else.
+    pub fn arrives(&mut self, in_time: bool) {
+        self.sent_in_time = in_time;
+    }
+
     /// A pod came to be.
     fn dispatched(&mut self, name: &str, execution: &str, attempt: u32) {
         let Some(seen) = self.executions.get(execution) else {
@@ -391,7 +411,8 @@ impl Laws {
             .pods
             .values()
             .any(|pod| pod.execution == execution && pod.attempt == attempt);
-        if again && !stripped {
+        // One that comes late, after the first one went again, nobody can call back.
+        if again && !stripped && !self.sent_in_time {
             let what = format!("{name}: attempt {attempt} has a second pod");
             self.break_with("one pod for each attempt", what);
         }

@@ -68,7 +68,11 @@ impl World {
             true => self.faults.dice.u64(SLOW),
             false => self.faults.dice.u64(0..3),
         };
-        self.later(wait, move |world| world.arrive(process, request, asker));
+        let creates_pod = request.kind == Kind::Pod && request.verb == Verb::Create;
+        let first = creates_pod && self.laws.is_its_first(&request.body);
+        self.later(wait, move |world| {
+            world.arrive(process, request, first, asker)
+        });
     }
 
     /// What the laws say to a write that the leader decided upon. It may come late.
@@ -104,8 +108,9 @@ impl World {
         self.later(READ_TIMEOUT, move |_| drop(asker.send(Err(Lost))));
     }
 
-    /// The request reaches the API server.
-    fn arrive(&mut self, process: Process, request: Request, asker: Asker) {
+    /// The request reaches the API server. If it creates a pod: whether it was the attempt's first
+    /// when it was sent.
+    fn arrive(&mut self, process: Process, request: Request, first: bool, asker: Asker) {
         if self.replicas[process.replica].cut_off {
             return self.never_answer(asker);
         }
@@ -118,7 +123,9 @@ impl World {
             return self.never_answer(asker);
         }
         if effect && self.course.strikes(Disturbance::Late) {
-            return self.later(LATE, move |world| world.arrive(process, request, asker));
+            return self.later(LATE, move |world| {
+                world.arrive(process, request, first, asker)
+            });
         }
         let lost = effect && self.course.strikes(Disturbance::RequestLost);
         if lost || self.faults.strikes(Class::RequestLost, 0.01) {
@@ -138,6 +145,7 @@ impl World {
             self.disturbed_before_pod_deletion(&request.name);
         }
         self.look_at(&request);
+        self.laws.arrives(first);
         let answer = match self.stale_list(&request) {
             Some(list) => Ok(list),
             None => self.api.handle(self.time(), &request),
