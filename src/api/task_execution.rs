@@ -5,6 +5,8 @@
     reason = "each printcolumn has a type of its own"
 )]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Container;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -12,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, ResolvedRetry, Suspension,
-    TaskTransition, Time,
+    Condition, Duration, ErrorInfo, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
+    MirrorPosition, PodTemplate, ResolvedRetry, Suspension, TaskTransition, Time,
 };
 
 /// Everything an attempt needs, resolved: nothing is left to choose when it is dispatched. Only
@@ -99,6 +101,22 @@ pub struct TaskExecutionSpec {
     /// The wish to end it, by the workflow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+}
+
+impl TaskExecutionSpec {
+    /// The labels of the task execution and of all that is made for it.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let index = self.index.map(|index| (LABEL_INDEX, index.to_string()));
+        [
+            (LABEL_WORKFLOW, self.workflow.name.clone()),
+            (LABEL_WORKFLOW_UID, self.workflow.uid.clone()),
+            (LABEL_TASK, self.task.clone()),
+        ]
+        .into_iter()
+        .chain(index)
+        .map(|(label, value)| (label.to_owned(), value))
+        .collect()
+    }
 }
 
 /// The run that a task execution belongs to.

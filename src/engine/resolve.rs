@@ -1,6 +1,6 @@
 //! From a task of the graph to a complete `TaskExecution`: nothing left to choose.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{
-        Duration, ErrorCode, FINALIZER_EVENTS, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW,
-        LABEL_WORKFLOW_UID, OnFailure, RetryPolicy, Stop, TaskExecution, TaskExecutionSpec,
-        TaskExecutionStatus, TaskPhase, Workflow, WorkflowRef,
+        Duration, ErrorCode, FINALIZER_EVENTS, OnFailure, RetryPolicy, Stop, TaskExecution,
+        TaskExecutionSpec, TaskExecutionStatus, TaskPhase, Workflow, WorkflowRef,
     },
     engine::{
         definition::{Definition, TaskDefinition},
@@ -236,20 +235,11 @@ impl RunData<'_> {
     fn metadata(&self, spec: &TaskExecutionSpec) -> ObjectMeta {
         let name = self.workflow.name_any();
         let uid = self.workflow.uid().unwrap_or_default();
-        let index = spec.index.map(|index| index.to_string());
-        let labels = [
-            (LABEL_WORKFLOW, Some(name.clone())),
-            (LABEL_WORKFLOW_UID, Some(uid.clone())),
-            (LABEL_TASK, Some(spec.task.clone())),
-            (LABEL_INDEX, index),
-        ];
-        let labels = labels.into_iter();
-        let labels = labels.filter_map(|(key, value)| Some((key.to_owned(), value?)));
         let child = names::task_execution_name(&name, &uid, &spec.task, spec.index);
         ObjectMeta {
             name: Some(child),
             namespace: self.workflow.namespace(),
-            labels: Some(labels.collect::<BTreeMap<_, _>>()),
+            labels: Some(spec.labels()),
             owner_references: Some(vec![OwnerReference {
                 api_version: Workflow::api_version(&()).into_owned(),
                 kind: Workflow::kind(&()).into_owned(),

@@ -94,11 +94,10 @@ impl Progress {
             .flat_map(|(row, task)| row.begun().map(move |item| ExecutionIndex { task, item }))
             .collect();
         for which in shown {
-            self.observe_begun_unless(
-                which,
-                |execution| index.execution(execution).is_some(),
-                &key,
-            );
+            let execution = self.key(&key, which);
+            if execution.is_some_and(|execution| index.execution(&execution).is_none()) {
+                self.observe_begun(which);
+            }
         }
         for task in 0..workflow.spec.tasks.len() {
             self.observe_begun_by_pods(task.into(), index, &key);
@@ -142,21 +141,16 @@ impl Progress {
         self.graph.as_ref().ok()?.0.position(task)
     }
 
-    /// A pod of a task execution that is not there shows that it has begun.
-    fn observe_begun_by_pods(&mut self, which: ExecutionIndex, index: &Index, key: &Key) {
-        let no_trace =
-            |execution: &Key| index.execution(execution).is_some() || !index.has_pods(execution);
-        self.observe_begun_unless(which, no_trace, key);
+    /// The key of a task execution of the run with this one.
+    fn key(&self, run: &Key, which: ExecutionIndex) -> Option<Key> {
+        Some(sibling(run, &self.names.name(which)?))
     }
 
-    fn observe_begun_unless(
-        &mut self,
-        which: ExecutionIndex,
-        unless: impl Fn(&Key) -> bool,
-        key: &Key,
-    ) {
-        let name = self.names.name(which);
-        if name.is_some_and(|name| !unless(&sibling(key, &name))) {
+    /// A pod of a task execution that is not there shows that it has begun.
+    fn observe_begun_by_pods(&mut self, which: ExecutionIndex, index: &Index, run: &Key) {
+        let left =
+            |execution: Key| index.execution(&execution).is_none() && index.has_pods(&execution);
+        if self.key(run, which).is_some_and(left) {
             self.observe_begun(which);
         }
     }
@@ -343,6 +337,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::engine::run::NodeState;
 
     fn run(generation: i64) -> Workflow {
         serde_json::from_value(json!({
@@ -366,6 +361,6 @@ mod tests {
         assert_eq!(next.next_marked(), Some(name.clone()));
         assert!(next.is_active(&name), "until the API server was asked");
         let (_, run) = next.graph().unwrap();
-        assert_eq!(run.state(0), crate::engine::run::NodeState::Ready);
+        assert_eq!(run.state(0), NodeState::Ready);
     }
 }

@@ -103,6 +103,7 @@ struct Seen {
 
 /// What was seen of a pod.
 struct PodSeen {
+    name: String,
     execution: String,
     attempt: u32,
     runs: bool,
@@ -373,6 +374,7 @@ impl Laws {
             }
         }
         let seen = PodSeen {
+            name: pod.name_any(),
             execution,
             attempt,
             runs,
@@ -407,12 +409,11 @@ impl Laws {
             let what = format!("{name}: attempt {attempt} after {failures} recorded failures");
             self.break_with("attempts follow recorded failures", what);
         }
-        let again = self
-            .pods
-            .values()
-            .any(|pod| pod.execution == execution && pod.attempt == attempt);
-        // One that comes late, after the first one went again, nobody can call back.
-        if again && !stripped && !self.sent_in_time {
+        let of_attempt = |pod: &&PodSeen| pod.execution == execution && pod.attempt == attempt;
+        let mut others = self.pods.values().filter(of_attempt);
+        // One that comes late, when the first of its name has gone again, nobody can call back.
+        let again = others.any(|other| !self.sent_in_time || other.name != name);
+        if again && !stripped {
             let what = format!("{name}: attempt {attempt} has a second pod");
             self.break_with("one pod for each attempt", what);
         }

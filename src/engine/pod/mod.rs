@@ -21,10 +21,7 @@ use k8s_openapi::{
 use kube::Resource;
 
 use super::{names, outcome::MAIN_CONTAINER};
-use crate::api::{
-    FINALIZER_OUTCOME, LABEL_ATTEMPT, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
-    PodOverlay, TaskExecution,
-};
+use crate::api::{FINALIZER_OUTCOME, LABEL_ATTEMPT, PodOverlay, TaskExecution};
 
 pub use template::merge_templates;
 
@@ -78,7 +75,7 @@ pub fn attempt_pod(te: &TaskExecution, attempt: u32, settings: &PodSettings) -> 
         annotations.insert(INPUTS_ANNOTATION.to_owned(), json.clone());
     }
     let mut labels = metadata.labels;
-    labels.extend(child_labels(te));
+    labels.extend(te.spec.labels());
     labels.insert(LABEL_ATTEMPT.to_owned(), attempt.to_string());
 
     let pod = Pod {
@@ -264,7 +261,7 @@ impl Inputs {
                 name: Some(name(te)),
                 namespace: te.metadata.namespace.clone(),
                 owner_references: Some(vec![owner(te)]),
-                labels: Some(child_labels(te)),
+                labels: Some(te.spec.labels()),
                 ..ObjectMeta::default()
             },
             data: Some(BTreeMap::from([(INPUTS_KEY.to_owned(), json)])),
@@ -313,20 +310,6 @@ fn owner(te: &TaskExecution) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
-}
-
-fn child_labels(te: &TaskExecution) -> BTreeMap<String, String> {
-    let workflow = &te.spec.workflow;
-    let index = te.spec.index.map(|index| (LABEL_INDEX, index.to_string()));
-    [
-        (LABEL_WORKFLOW, workflow.name.clone()),
-        (LABEL_WORKFLOW_UID, workflow.uid.clone()),
-        (LABEL_TASK, te.spec.task.clone()),
-    ]
-    .into_iter()
-    .chain(index)
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

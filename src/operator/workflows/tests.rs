@@ -107,6 +107,15 @@ struct Installation {
 }
 
 impl Installation {
+    /// A pod of a task execution that somebody took away.
+    fn leave_pod_of(&self, execution: &str) {
+        let pod = json!({"metadata": {
+            "name": format!("{execution}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
+            "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": execution, "uid": "tu"}],
+        }});
+        self.hub.pod(serde_json::from_value(pod).unwrap());
+    }
+
     /// An operator that has just begun, and a run.
     fn new(run: Value) -> Installation {
         let server = Arc::new(Mutex::new(Server {
@@ -284,11 +293,7 @@ async fn a_run_whose_end_was_written_without_an_answer_lets_its_tasks_go() {
 async fn a_task_of_which_only_a_pod_is_left_is_not_run_again() {
     let installation = Installation::new(run(begun()));
     let name = task_execution_name("w", "wu", "t", None);
-    let pod = json!({"metadata": {
-        "name": format!("{name}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
-        "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": name, "uid": "tu"}],
-    }});
-    installation.hub.pod(serde_json::from_value(pod).unwrap());
+    installation.leave_pod_of(&name);
     installation.reconcile().await.unwrap();
     assert_eq!(installation.phase(), RunPhase::Failed);
     let asked = installation.asked();
@@ -340,11 +345,7 @@ async fn an_item_that_was_taken_away_is_not_run_again_by_the_next_operator() {
 async fn an_item_of_which_only_a_pod_is_left_is_not_run_again() {
     let installation = Installation::new(run_with_items(begun()));
     let name = task_execution_name("w", "wu", "t", Some(0));
-    let pod = json!({"metadata": {
-        "name": format!("{name}-1"), "namespace": "n", "uid": "pu", "resourceVersion": "1",
-        "ownerReferences": [{"apiVersion": "v", "kind": "TaskExecution", "name": name, "uid": "tu"}],
-    }});
-    installation.hub.pod(serde_json::from_value(pod).unwrap());
+    installation.leave_pod_of(&name);
     installation.reconcile().await.unwrap();
     assert_eq!(installation.phase(), RunPhase::Failed);
     let asked = installation.asked();

@@ -19,9 +19,14 @@ impl Laws {
             return;
         }
         let status = run.status.unwrap_or_default();
-        // What was sent before is sent again: only the answer tells whether the task has begun.
+        // What was sent before is sent again: only the answer tells whether the task has begun. Not
+        // so if it came to be and is gone: that would run it twice.
         let first = self.scheduled.insert(task.name_any());
-        if status.suspension.is_on() && first {
+        let gone = self.executions.values().any(|seen| {
+            let same = seen.task == task.spec.task && seen.index == task.spec.index;
+            same && seen.run == task.spec.workflow.uid && seen.seen.gone
+        });
+        if status.suspension.is_on() && (first || gone) {
             let what = format!("{} is scheduled", task.name_any());
             self.break_with("a suspended run stands still", what);
         }
