@@ -40,7 +40,7 @@ def leaves_nothing_held(namespace):
 
 
 def test_two_replicas_in_one_namespace_with_an_external_nats_that_asks_for_certificates(namespace, authority, tmp_path):
-    address = cluster.get("nodes", "-l", "kubernetes.io/os=linux")[0]["status"]["addresses"][0]["address"]
+    address = cluster.nodes()[0]["status"]["addresses"][0]["address"]
     server = authority.issue("server", f"IP:{address}")
     client = authority.issue("operator", "DNS:operator")
     demands = f"""

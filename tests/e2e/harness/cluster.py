@@ -41,6 +41,11 @@ def exists(*arguments):
     return bool(kubectl("get", *arguments, "--ignore-not-found", "-o", "name").strip())
 
 
+def nodes():
+    """Those that a kubelet made. Tests make Nodes too, which come and go, and have no address."""
+    return get("nodes", "-l", "kubernetes.io/hostname")
+
+
 class Namespace:
     """A namespace of its own for a test, and what a test does in it."""
 

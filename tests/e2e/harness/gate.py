@@ -15,7 +15,7 @@ class Gate:
 
     def open(self):
         """Lets the pods that wait be scheduled on the real nodes."""
-        for node in cluster.get("nodes", "-l", "kubernetes.io/hostname"):
+        for node in cluster.nodes():
             cluster.kubectl("label", "node", node["metadata"]["name"], f"{LABEL}={self.name}", "--overwrite")
             self.nodes.append(node["metadata"]["name"])
 

@@ -77,7 +77,7 @@ class GhostNode:
     def vanish(self):
         """Deletes the Node, and lets its label move to the real nodes so that later pods find a place."""
         cluster.kubectl("delete", "node", self.name, "--ignore-not-found")
-        for node in cluster.get("nodes"):
+        for node in cluster.nodes():
             cluster.kubectl("label", "node", node["metadata"]["name"], f"{LABEL}={self.name}", "--overwrite")
             self.relabelled.append(node["metadata"]["name"])
 
