@@ -86,6 +86,15 @@ impl Chain {
         self.acked
     }
 
+    /// Events up to this one are stored, as far as the stream itself has said. What was true of another life of it may
+    /// be lost.
+    pub fn confirmed(&self) -> u64 {
+        match self.certainty {
+            Certainty::Remembered => 0,
+            Certainty::Placed | Certainty::Refused => self.acked,
+        }
+    }
+
     /// The stream sequence of the last event that was acknowledged.
     pub fn last(&self) -> u64 {
         self.last

@@ -412,7 +412,7 @@ impl Mirror {
         };
         let known = match outcome {
             Err(Interruption::StartOver) => 0,
-            _ => kept.chain.acknowledged(),
+            _ => kept.chain.confirmed(),
         };
         let lag_before = kept.pending;
         let pending = || history.iter().filter(|(sequence, _)| *sequence > known);

@@ -297,11 +297,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_listed_under_the_same_name_stays() {
         let hub = hub();
-        let listed = vec![
-            Event::Init,
-            Event::InitApply(object(workflow("a", "new"))),
-            Event::InitDone,
-        ];
+        let mut new = workflow("a", "new");
+        new["metadata"]["resourceVersion"] = json!("2");
+        let listed = vec![Event::Init, Event::InitApply(object(new)), Event::InitDone];
         follow_events(&hub, Scope::Cluster, listed).await;
         assert_eq!(uid(&hub, "a").as_deref(), Some("new"));
         assert_eq!(uid(&hub, "b"), None);

@@ -95,7 +95,12 @@ impl World {
             (Verb::Delete, Kind::Workflow) => {
                 let is_right = !self.faults.fired.contains_key(&Class::ClockJump);
                 let now = is_right.then(|| Time(self.time()));
-                if let Some(run) = self.api.get(Kind::Workflow, namespace, &request.name) {
+                let meant = &body["preconditions"]["uid"];
+                let found = self.api.get(Kind::Workflow, namespace, &request.name);
+                // Another one of that name is refused.
+                let is_meant =
+                    |run: &&Arc<Value>| meant.is_null() || run["metadata"]["uid"] == *meant;
+                if let Some(run) = found.filter(is_meant) {
                     self.laws.expires(run, now);
                 }
             }

@@ -43,6 +43,9 @@ const START: i64 = 1_767_225_600;
 /// Who looks at the clock so often while it stands still turns in a circle.
 const LOOKS: u64 = 100_000;
 
+/// After so many milliseconds the garbage collector tries again what was refused.
+const GARBAGE_PAUSE: u64 = 5_000;
+
 type Deed = Box<dyn FnOnce(&mut World) + Send>;
 
 /// A process of the operator: which replica, and which of its lives.
@@ -337,8 +340,12 @@ impl World {
     }
 
     fn collect_garbage(&mut self) {
+        let mut refused = false;
         for request in self.api.garbage() {
-            let _ = self.ask("gc", &request);
+            refused |= self.ask("gc", &request).is_err();
+        }
+        if refused {
+            self.later(GARBAGE_PAUSE, World::collect_garbage);
         }
     }
 

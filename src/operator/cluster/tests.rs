@@ -121,7 +121,11 @@ async fn a_conflict_at_a_deletion_because_of_another_pod_of_that_name_shows_that
         open(),
         script(|request| match request.method.as_str() {
             "DELETE" => refusal(409, "Conflict"),
-            _ => (200, json!(owned("other"))),
+            _ => {
+                let mut other = owned("other");
+                other.metadata.resource_version = Some("2".to_owned());
+                (200, json!(other))
+            }
         }),
     );
     cluster.hub.pod(owned("u"));

@@ -353,8 +353,9 @@ struct KnownPod {
 #[derive(Debug)]
 struct Version {
     uid: Box<str>,
-    /// resourceVersions are comparable as integers: a promise since Kubernetes 1.35 (KEP-5504),
-    /// and true of etcd before. One that is no integer counts as newer.
+    /// resourceVersions of a kind are comparable as integers, also those of different objects: a
+    /// promise since Kubernetes 1.35 (KEP-5504), and true of etcd before. One that is no integer
+    /// counts as newer.
     number: Option<u64>,
 }
 
@@ -369,9 +370,6 @@ impl Version {
     }
 
     fn is_newer_than(&self, known: &Version) -> bool {
-        if self.uid != known.uid {
-            return true;
-        }
         match (known.number, self.number) {
             (Some(known), Some(given)) => given > known,
             _ => true,

@@ -49,6 +49,26 @@ fn an_older_version_never_replaces_a_newer_one() {
     assert_eq!(known.resource_version().as_deref(), Some("10"));
 }
 
+#[test]
+fn the_next_object_of_a_name_replaces_the_one_before_and_never_the_other_way_round() {
+    let index = Index::default();
+    let mut next = execution(12, "Pending", json!([]));
+    next.metadata.uid = Some("next".to_owned());
+    index.apply_execution(execution(9, "Running", json!([])));
+    assert_eq!(index.apply_execution(next), Change::Notable);
+    // The answer to a write that came late.
+    assert_eq!(
+        index.apply_execution(execution(10, "Failed", json!([]))),
+        Change::Stale
+    );
+    assert!(
+        index.delete_execution(&key(), Some("tu")).is_none(),
+        "the first one is not there"
+    );
+    let known = index.execution(&key()).unwrap();
+    assert_eq!(known.metadata.uid.as_deref(), Some("next"));
+}
+
 fn deleted_pod(version: u64, due: &str, grace: i64) -> Pod {
     serde_json::from_value(json!({
         "metadata": {"name": "t-1", "namespace": "n", "uid": "pu", "resourceVersion": version.to_string(),
@@ -72,20 +92,6 @@ fn the_first_deletion_of_a_pod_is_the_one_that_counts() {
     let known = index.pod(&("n".into(), "t-1".into())).unwrap();
     let asked = outcome::deletion_asked(&known.metadata).unwrap();
     assert_eq!(asked.to_string(), "2025-12-31T23:59:59.000Z");
-}
-
-#[test]
-fn another_object_of_the_same_name_is_newer_whatever_its_version() {
-    let index = Index::default();
-    index.apply_execution(execution(9, "Running", json!([])));
-    let mut other = execution(1, "Pending", json!([]));
-    other.metadata.uid = Some("other".to_owned());
-    assert_eq!(index.apply_execution(other), Change::Notable);
-    assert!(
-        index.delete_execution(&key(), Some("tu")).is_none(),
-        "the first one is not there"
-    );
-    assert!(index.execution(&key()).is_some());
 }
 
 #[test]

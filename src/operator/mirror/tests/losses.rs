@@ -102,6 +102,24 @@ async fn nothing_is_published_in_another_life_of_the_stream_than_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_held_back_is_not_taken_for_stored_before_the_stream_says_so() {
+    let bus = stream().await;
+    let mirror = mirror(&bus);
+    let last = settle(&mirror, &task("a", 3)).await;
+    bus.lose(1);
+    assert!(mirror.refresh().await);
+    let task = task_from("a", 3, 1_000, last.position);
+    let held_back = mirror.publish_pending(Object::Task(&task), When::Later);
+    assert!(!held_back.await.is_complete());
+    // Nor while it cannot be asked.
+    bus.set_away(true);
+    assert!(!publish(&mirror, &task).await.is_complete());
+    bus.set_away(false);
+    assert!(settle(&mirror, &task).await.is_complete());
+    assert_eq!(told(&bus)["a"], [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_looks_after_the_stream_wakes_up_for_news() {
     let bus = stream().await;
     let mirror = mirror(&bus);
