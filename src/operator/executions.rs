@@ -144,12 +144,12 @@ impl Executions {
         rows.any(|row| Some(row.name.as_str()) == task && row.says_begun(index))
     }
 
-    /// The engine's plan; a pod that may be gone is first asked for.
+    /// The engine's plan; a pod that may be gone or have ended is first asked for.
     async fn plan(&self, key: &Key, execution: &TaskExecution) -> Result<Plan, CallError> {
         let attempt = attempt::current_attempt(execution);
         let pod = self.hub.index.pod(&pod_key(key, attempt));
         let pods = self.hub.index.pods_of(key);
-        let view = pod.as_deref().map_or(PodView::Unseen, PodView::Present);
+        let view = pod.as_deref().map_or(PodView::Unseen, PodView::Cached);
         let outliving = !is_ended(execution) && self.run_is_over(key, execution).await?;
         let outliving = outliving.then(|| attempt::outliving(execution));
         let execution = outliving.as_ref().unwrap_or(execution);

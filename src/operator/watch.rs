@@ -133,6 +133,19 @@ impl Scope {
     }
 }
 
+/// A list that has not gone on for so long is asked for anew: the API server itself gives up after
+/// a minute. The client would wait as long as for the next event of a watch, five minutes.
+const LIST_PATIENCE: Duration = Duration::from_secs(65);
+
+/// Why a watch is followed no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It ended.
+    Ended,
+    /// A list does not go on.
+    Stalled,
+}
+
 /// Watches all objects of a kind there, for ever. `synced` becomes true with the first whole list.
 pub async fn watch<K: Watched>(
     client: Client,
@@ -141,8 +154,14 @@ pub async fn watch<K: Watched>(
     metrics: Arc<Metrics>,
     synced: watch::Sender<bool>,
 ) {
-    let stream = watcher(scope.api::<K>(client), K::config()).default_backoff();
-    follow::<K>(stream, &scope, &hub, &metrics, &synced).await;
+    let stream = || watcher(scope.api::<K>(client.clone()), K::config()).default_backoff();
+    while follow::<K>(stream(), &scope, &hub, &metrics, &synced).await == Left::Stalled {
+        warn!(
+            kind = K::KIND,
+            ?scope,
+            "no answer to a list for {LIST_PATIENCE:?}; asking anew"
+        );
+    }
     // The stream never ends by itself; if it did, working on would be working blind.
     error!(kind = K::KIND, ?scope, "the watch ended");
 }
@@ -153,16 +172,28 @@ async fn follow<K: Watched>(
     hub: &Hub,
     metrics: &Metrics,
     synced: &watch::Sender<bool>,
-) {
+) -> Left {
     let mut stream = std::pin::pin!(stream);
+    let mut lists = true;
     // What was known when the list began and was not in it so far. What came to be known since,
     // by our own writes, a list need not have.
     let mut unlisted = BTreeMap::new();
     let mut unparsed = Unparsed::default();
     let mut complaints = Complaints::default();
-    while let Some(event) = stream.next().await {
+    loop {
+        let next = stream.next();
+        let next = match lists {
+            true => tokio::time::timeout(LIST_PATIENCE, next).await,
+            false => Ok(next.await),
+        };
+        let event = match next {
+            Ok(Some(event)) => event,
+            Ok(None) => return Left::Ended,
+            Err(_) => return Left::Stalled,
+        };
         match event {
             Ok(Event::Init) => {
+                lists = true;
                 let known = K::known(hub).into_iter();
                 unlisted = known.filter(|(key, _)| scope.has(key)).collect();
             }
@@ -174,6 +205,7 @@ async fn follow<K: Watched>(
                 for (key, uid) in std::mem::take(&mut unlisted) {
                     K::gone(hub, &key, Some(&uid));
                 }
+                lists = false;
                 synced.send_replace(true);
             }
             Ok(Event::Apply(object)) => unparsed.take_in(object, hub, metrics),
@@ -281,8 +313,30 @@ mod tests {
         let metrics = Metrics::new(|_| ());
         let events = futures::stream::iter(events.into_iter().map(Ok));
         let (synced, _) = watch::channel(false);
-        follow::<Workflow>(events, &scope, hub, &metrics, &synced).await;
+        let left = follow::<Workflow>(events, &scope, hub, &metrics, &synced).await;
         assert!(*synced.borrow());
+        assert_eq!(left, Left::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_does_not_go_on_is_left_and_a_silent_watch_is_not() {
+        let (hub, metrics) = (hub(), Metrics::new(|_| ()));
+        let (synced, _) = watch::channel(false);
+        let after = |events: Vec<Event<_>>| {
+            let events = futures::stream::iter(events.into_iter().map(Ok));
+            let silent = events.chain(futures::stream::pending());
+            let followed = follow::<Workflow>(silent, &Scope::Cluster, &hub, &metrics, &synced);
+            tokio::time::timeout(Duration::from_secs(600), followed)
+        };
+        assert_eq!(after(vec![]).await.unwrap(), Left::Stalled);
+        assert_eq!(after(vec![Event::Init]).await.unwrap(), Left::Stalled);
+        let listed = vec![Event::Init, Event::InitDone];
+        assert!(
+            after(listed).await.is_err(),
+            "nothing happened, that is all"
+        );
+        let again = vec![Event::Init, Event::InitDone, Event::Init];
+        assert_eq!(after(again).await.unwrap(), Left::Stalled);
     }
 
     #[tokio::test]

@@ -253,7 +253,7 @@ impl<'a> World<'a> {
         let number = attempt::current_attempt(&te);
         let decide = |view| attempt::plan(&te, view, self.pods.all(), self.now);
         let pod = self.pods.get(&te, number);
-        let mut plan = decide(pod.map_or(attempt::PodView::Unseen, attempt::PodView::Present));
+        let mut plan = decide(pod.map_or(attempt::PodView::Unseen, attempt::PodView::Cached));
         if matches!(plan.steps[..], [attempt::Step::ConfirmPod(_)]) {
             plan = decide(pod.map_or(attempt::PodView::Gone, attempt::PodView::Present));
         }

@@ -4,6 +4,7 @@
 use compozy::api::Time;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
@@ -98,7 +99,11 @@ impl World {
             Act::Strip => {
                 self.laws
                     .stripped(pod.metadata.uid.as_deref().unwrap_or_default());
-                self.strip(Kind::Pod, key);
+                // In two acts: who missed the end of the pod has seen the first one.
+                if !pod.finalizers().is_empty() {
+                    return self.unhold(Kind::Pod, key);
+                }
+                self.take_away(Kind::Pod, key);
                 let attempt = self.scenario.attempt(pod);
                 if let Some(Fate::Vanishes(vanishes)) = attempt.map(|attempt| attempt.fate)
                     && let Some(span) = vanishes.name_taken
@@ -112,9 +117,17 @@ impl World {
 
     /// Takes an object away, finalizers and all.
     pub fn strip(&mut self, kind: Kind, key: &Key) {
+        self.unhold(kind, key);
+        self.take_away(kind, key);
+    }
+
+    fn unhold(&mut self, kind: Kind, key: &Key) {
         let patch = json!({"metadata": {"finalizers": null}});
         let request = Request::merge_patch(kind, &key.namespace, &key.name, patch);
         drop(self.ask("user", &request));
+    }
+
+    fn take_away(&mut self, kind: Kind, key: &Key) {
         let now = json!({"gracePeriodSeconds": 0});
         let request = Request::delete(kind, &key.namespace, &key.name, now);
         drop(self.ask("user", &request));

@@ -37,8 +37,8 @@ impl World {
         if self.case.as_ref().is_some_and(UnderWay::waits_for_users) {
             found.push("users are still to act".to_owned());
         }
-        if self.replicas.iter().all(|replica| !replica.lives) {
-            found.push("no operator lives".to_owned());
+        if !self.is_led() {
+            found.push("no operator leads".to_owned());
         }
         found
     }

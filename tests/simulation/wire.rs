@@ -32,6 +32,15 @@ const LATE: u64 = 5_000;
 /// Where a request's answer goes.
 type Asker = oneshot::Sender<Result<Reply, Lost>>;
 
+/// A request on its way to the API server.
+pub struct UnderWay {
+    pub process: Process,
+    pub request: Request,
+    /// Whether it creates a pod, and that was the attempt's first when it was sent.
+    first: bool,
+    asker: Asker,
+}
+
 /// kube's client for a process of the operator.
 pub fn client(world: &Shared, process: Process) -> kube::Client {
     let world = world.clone();
@@ -70,9 +79,13 @@ impl World {
         };
         let creates_pod = request.kind == Kind::Pod && request.verb == Verb::Create;
         let first = creates_pod && self.laws.is_its_first(&request.body);
-        self.later(wait, move |world| {
-            world.arrive(process, request, first, asker)
-        });
+        let way = UnderWay {
+            process,
+            request,
+            first,
+            asker,
+        };
+        self.later(wait, move |world| world.arrive(way));
     }
 
     /// What the laws say to a write that the leader decided upon. It may come late.
@@ -113,25 +126,27 @@ impl World {
         self.later(READ_TIMEOUT, move |_| drop(asker.send(Err(Lost))));
     }
 
-    /// The request reaches the API server. If it creates a pod: whether it was the attempt's first
-    /// when it was sent.
-    fn arrive(&mut self, process: Process, request: Request, first: bool, asker: Asker) {
+    /// The request reaches the API server.
+    pub fn arrive(&mut self, way: UnderWay) {
+        let process = way.process;
+        let writes = way.request.verb.writes() && way.request.kind != Kind::Lease;
         if self.replicas[process.replica].cut_off {
-            return self.never_answer(asker);
+            return self.never_answer(way.asker);
         }
         if self.api_away {
-            return drop(asker.send(Err(Lost)));
+            return drop(way.asker.send(Err(Lost)));
         }
-        let writes = request.verb.writes() && request.kind != Kind::Lease;
         let effect = writes && self.lives(process);
         if effect && self.before_effect(process) {
-            return self.never_answer(asker);
+            return self.never_answer(way.asker);
         }
         if effect && self.course.strikes(Disturbance::Late) {
-            return self.later(LATE, move |world| {
-                world.arrive(process, request, first, asker)
-            });
+            return self.later(LATE, move |world| world.arrive(way));
         }
+        if effect && self.course.strikes(Disturbance::Overtaken) {
+            return self.hold_until_overtaken(way);
+        }
+        let UnderWay { request, asker, .. } = way;
         let lost = effect && self.course.strikes(Disturbance::RequestLost);
         if lost || self.faults.strikes(Class::RequestLost, 0.01) {
             self.note(process, &request, "lost");
@@ -144,13 +159,16 @@ impl World {
         };
         if let Some(refusal) = refusal {
             self.note(process, &request, &format!("refused {}", refusal.code()));
+            if effect && self.disturbed_after_refusal(process) {
+                return drop(asker.send(Err(Lost)));
+            }
             return self.answer(asker, api_server::refused(&refusal));
         }
         if effect && request.kind == Kind::Pod && request.verb == Verb::Delete {
             self.disturbed_before_pod_deletion(&request.name);
         }
         self.look_at(&request);
-        self.laws.arrives(first);
+        self.laws.arrives(way.first);
         let answer = match self.stale_list(&request) {
             Some(list) => Ok(list),
             None => self.api.handle(self.time(), &request),
@@ -165,6 +183,7 @@ impl World {
         self.note(process, &request, &code.to_string());
         if writes && code < 300 {
             self.last_write = self.now();
+            self.overtakes(&request.key());
         }
         if effect && self.after_effect(process) {
             return self.never_answer(asker);
@@ -238,7 +257,13 @@ impl World {
             self.kill(process);
             return true;
         }
-        false
+        self.disturbed_before_effect(process)
+    }
+
+    /// What goes wrong after a write may do so after its refusal.
+    fn disturbed_after_refusal(&mut self, process: Process) -> bool {
+        self.course.place.is_some()
+            && (self.after_effect(process) || self.disturbed_after_effect(process))
     }
 
     /// Whether the process dies after this write, before it has the answer.

@@ -477,6 +477,20 @@ impl World {
         let holder = lease.and_then(|lease| lease["spec"]["holderIdentity"].as_str());
         holder.unwrap_or_default().to_owned()
     }
+
+    /// Whether who holds the lease lives.
+    pub fn is_led(&self) -> bool {
+        let leader = self.leader();
+        let mut living = self.replicas.iter().zip(0..).filter(|(it, _)| it.lives);
+        living.any(|(it, replica)| {
+            Process {
+                replica,
+                life: it.life,
+            }
+            .identity()
+                == leader
+        })
+    }
 }
 
 /// The time of day so many milliseconds after the beginning.

@@ -2,7 +2,8 @@
 //!
 //! [`plan`] is total and pure. Applying its steps in order and planning again yields the next
 //! steps, and at rest none. What it may never do: start an attempt while the pod of an earlier
-//! one may still run, take a pod for gone on a cache's word, or leave a final phase.
+//! one may still run, take a pod for gone or for running too long on a cache's word, or leave a
+//! final phase.
 
 mod pods;
 mod record;
@@ -46,8 +47,10 @@ pub const NAMESAKE_AGAIN: std::time::Duration = std::time::Duration::from_secs(1
 /// What is known of a pod.
 #[derive(Clone, Copy, Debug)]
 pub enum PodView<'a> {
-    /// It exists.
+    /// The API server, asked just now, has it.
     Present(&'a Pod),
+    /// The cache has it. Meanwhile it may have ended.
+    Cached(&'a Pod),
     /// The cache does not have it, which proves nothing.
     Unseen,
     /// The API server, asked just now, does not have it.
@@ -87,6 +90,7 @@ pub fn plan_refused(te: &TaskExecution, message: &str, now: Time) -> Plan {
         attempt,
         now,
         blocked: false,
+        cached: false,
         stop,
     };
     if let Some(stop) = &execution.stop {
@@ -157,7 +161,7 @@ pub fn plan<'a>(
         .collect();
     if status.phase.is_final() {
         let last = match pod {
-            PodView::Present(pod) => Some((attempt, pod)),
+            PodView::Present(pod) | PodView::Cached(pod) => Some((attempt, pod)),
             PodView::Unseen | PodView::Gone => None,
         };
         return let_go(others.into_iter().chain(last), te).unwrap_or_default();
@@ -176,13 +180,16 @@ pub fn plan<'a>(
         attempt,
         now,
         blocked: others.iter().any(|(_, pod)| lingers(pod)),
+        cached: matches!(pod, PodView::Cached(_)),
         stop: wanted_stop(te, &status, now),
     };
     match pod {
         PodView::Unseen => execution.without_pod(false),
         PodView::Gone => execution.without_pod(true),
-        PodView::Present(pod) if !is_ours(pod, te, attempt) => execution.with_namesake(pod),
-        PodView::Present(pod) => execution.with_pod(pod),
+        PodView::Present(pod) | PodView::Cached(pod) if !is_ours(pod, te, attempt) => {
+            execution.with_namesake(pod)
+        }
+        PodView::Present(pod) | PodView::Cached(pod) => execution.with_pod(pod),
     }
 }
 
@@ -257,6 +264,8 @@ struct Execution<'a> {
     attempt: u32,
     /// Something of an earlier attempt still runs.
     blocked: bool,
+    /// The pod is as the cache has it.
+    cached: bool,
     now: Time,
     stop: Option<Stop>,
 }
@@ -434,9 +443,11 @@ impl Execution<'_> {
     }
 
     /// First the decision is recorded, then the pod is deleted: our own deletion must never be
-    /// taken for somebody else's.
+    /// taken for somebody else's. A pod that has ended meanwhile is not stopped any more, which a
+    /// watch that is late cannot know.
     fn stop_pod(&self, pod: &Pod, stop: &Stop) -> Plan {
         match self.stopping() {
+            None if self.cached => Plan::step(Step::ConfirmPod(self.attempt)),
             None => self.record_stopping(stop),
             Some(stopping) => {
                 let give_up = stopping.at.after(UNREACHABLE_GRACE);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use compozy::{
     api::{FINALIZER_OUTCOME, TaskExecution, TaskPhase, Time},
     engine::{
-        attempt,
+        attempt::{self, PodView},
         definition::Definition,
         pod::{PodSettings, attempt_pod},
         run::ExecutionIndex,
@@ -192,9 +192,11 @@ impl<'a> Moves<'a> {
                 state.now,
             )
         };
-        let mut plan = decide(view(pod, attempt::PodView::Unseen));
+        let cached = pod.map(|pod| PodView::Cached(&pod.value));
+        let mut plan = decide(cached.unwrap_or(PodView::Unseen));
         if matches!(plan.steps[..], [attempt::Step::ConfirmPod(_)]) {
-            plan = decide(view(truth, attempt::PodView::Gone));
+            let found = truth.map(|pod| PodView::Present(&pod.value));
+            plan = decide(found.unwrap_or(PodView::Gone));
         }
         let effects = plan.steps.into_iter();
         let effects = effects
@@ -518,10 +520,6 @@ impl<'a> Moves<'a> {
 }
 
 /// What is known of a pod; `none` if that is nothing.
-fn view<'p>(pod: Option<&'p Object<Pod>>, none: attempt::PodView<'p>) -> attempt::PodView<'p> {
-    pod.map_or(none, |pod| attempt::PodView::Present(&pod.value))
-}
-
 /// What is left of a budget when one more of it is spent, if there is one.
 fn spend(mut left: Left, of: impl Fn(&mut Left) -> &mut u8) -> Option<Left> {
     let budget = of(&mut left);

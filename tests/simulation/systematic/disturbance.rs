@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
+    wire::UnderWay,
     world::{NAMESPACE, Order, Process, World},
 };
 
@@ -19,6 +21,9 @@ const WRITES_BACK: usize = 3;
 const AWAY: u64 = 60_000;
 /// A server starts again within so many milliseconds.
 const RESTART: u64 = 300;
+/// A pod has ended for so many milliseconds before it is deleted: of one that was deleted as it
+/// ended nobody can tell which came first.
+const COLLECTS_EVERY: u64 = 3_000;
 /// Who sleeps sleeps longer than a lease.
 const SLEEP: u64 = 40_000;
 
@@ -55,6 +60,7 @@ macro_rules! disturbances {
 
 disturbances! {
     CrashBefore at Write: "the operator dies, and it is not done",
+    PodsCollected at Write: "the operator dies before it, and pods that ended are deleted meanwhile",
     CrashAfter at Write: "the operator dies after it is done",
     StaleStandby at Write: "a standby hears no more, and soon takes over without knowing it",
     Conflict at Write: "it is refused with 409",
@@ -63,6 +69,7 @@ disturbances! {
     AnswerLostInSilence at Write: "the same, and watches are silent for a while",
     Silence at Write: "watches are silent for a while from there on",
     Late at Write: "it arrives late",
+    Overtaken at Write: "the operator dies, and it is done after the next one has written to that object",
     ApiAway at Write: "the API server is away for a while from there on",
     Overslept at Write: "the operator sleeps longer than its lease, and another one works",
     PodReplaced at PodDeletion: "the pod is gone by then, and a stranger's has its name",
@@ -140,6 +147,8 @@ pub struct Course {
     deaf: Option<(usize, u64)>,
     /// Lists are of this revision, until then.
     past: Option<(u64, u64)>,
+    /// A write whose sender is dead.
+    under_way: Option<UnderWay>,
 }
 
 impl Course {
@@ -220,6 +229,47 @@ impl World {
             return None;
         }
         self.api.list_at(revision, request).ok().map(Answer::Done)
+    }
+
+    /// A write arrives. Whether its sender dies, and it is not done.
+    pub fn disturbed_before_effect(&mut self, process: Process) -> bool {
+        let dies = self.strikes(Disturbance::PodsCollected);
+        if dies {
+            self.kill(process);
+            self.collect_pods(process.replica, &[]);
+        }
+        dies
+    }
+
+    /// As long as an operator is away, pods that ended a while ago are deleted.
+    fn collect_pods(&mut self, replica: usize, ended: &[Key]) {
+        if self.replicas[replica].lives {
+            return;
+        }
+        for key in ended {
+            let deletion = Request::delete(Kind::Pod, &key.namespace, &key.name, Value::Null);
+            let _ = self.ask("podgc", &deletion);
+        }
+        let pods = self.all(Kind::Pod).into_iter();
+        let ended = pods.filter(|(_, pod)| ended_by_itself(pod));
+        let ended: Vec<_> = ended.map(|(key, _)| key).collect();
+        self.later(COLLECTS_EVERY, move |world| {
+            world.collect_pods(replica, &ended)
+        });
+    }
+
+    /// The sender of a write dies. The API server has it, and takes its time.
+    pub fn hold_until_overtaken(&mut self, write: UnderWay) {
+        self.kill(write.process);
+        self.course.under_way = Some(write);
+    }
+
+    /// An object was written.
+    pub fn overtakes(&mut self, key: &Key) {
+        let overtaken = |write: &mut UnderWay| write.request.key() == *key;
+        if let Some(write) = self.course.under_way.take_if(overtaken) {
+            self.later(1, move |world| world.arrive(write));
+        }
     }
 
     /// What else goes wrong after a write. Whether its answer is lost.
@@ -320,4 +370,12 @@ impl World {
         }
         EventFate::Arrives
     }
+}
+
+/// Whether a pod's program ended, and no signal ended it: that may as well have been the deletion.
+fn ended_by_itself(pod: &Value) -> bool {
+    let status = &pod["status"];
+    let code = status["containerStatuses"][0]["state"]["terminated"]["exitCode"].as_i64();
+    matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
+        && code.is_some_and(|code| !matches!(code, 137 | 143))
 }

@@ -37,8 +37,46 @@ const CORE: [&str; 7] = [
 /// Cases whose end depends on how soon the operator does something, and what it has to be in time
 /// for. Nothing is tried there that holds it up.
 const TIMED: &[(&str, &str)] = &[
+    (
+        "attempt-timeout-counts-while-suspended",
+        "the timeout, before the run goes on",
+    ),
+    ("cancel-after-the-timeout", "the timeout, before the cancel"),
+    (
+        "cancel-while-the-image-is-pulled",
+        "the pod, before the cancel",
+    ),
+    ("cancel-without-a-node", "the pod, before the cancel"),
+    ("deadline-in-a-pause", "the failure, before the deadline"),
+    (
+        "deadline-stands-still-while-suspended",
+        "the failure, before the deadline",
+    ),
+    ("deadline-while-it-runs", "the start, before the deadline"),
     ("fail-fast", "the failure, before the other task ends"),
     ("item-fails", "the failure, before the other item ends"),
+    (
+        "item-fails-and-ends-the-others",
+        "the start of an item, before the other fails",
+    ),
+    (
+        "items-suspended",
+        "the first item, before the run is suspended",
+    ),
+    (
+        "name-taken-after-it-had-begun",
+        "the pod's start, before it vanishes",
+    ),
+    ("pod-vanished", "the pod's start, before it vanishes"),
+    ("run-timeout", "the start, before the timeout"),
+    (
+        "run-timeout-stands-still-while-suspended",
+        "the start, before the timeout",
+    ),
+    (
+        "task-execution-taken-away",
+        "the task execution, before it is taken away",
+    ),
 ];
 
 /// Of the other cases one place of so many is tried, of the core cases so many times as many.
@@ -70,7 +108,7 @@ fn trials(case: &Arc<Case>) -> Vec<Trial> {
     let beside_a_standby = cases::play(case, true, None);
     let ending = Arc::new(ending(&alone));
     let mut trials = Vec::new();
-    for what in Disturbance::ALL.iter().copied() {
+    for what in wanted() {
         let course = match what.has_standby() {
             true => &beside_a_standby,
             false => &alone,
@@ -92,6 +130,15 @@ fn trials(case: &Arc<Case>) -> Vec<Trial> {
         }));
     }
     trials
+}
+
+/// All disturbances, or the one that `DISTURBANCE` names.
+fn wanted() -> Vec<Disturbance> {
+    let named = std::env::var("DISTURBANCE").ok();
+    match named.filter(|named| !named.is_empty()) {
+        Some(named) => vec![named.parse().unwrap()],
+        None => Disturbance::ALL.to_vec(),
+    }
 }
 
 fn ending(outcome: &Outcome) -> Ending {

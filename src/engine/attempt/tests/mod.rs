@@ -267,6 +267,19 @@ fn an_overdue_attempt_is_recorded_as_stopping_before_its_pod_is_deleted() {
 }
 
 #[test]
+fn an_attempt_that_ended_unseen_is_not_taken_for_overdue() {
+    let mut te = execution(json!({"timeout": "5s"}));
+    let known = running(1);
+    step(&mut te, PodView::Cached(&known), None, at(2));
+    assert_eq!(
+        plan(&te, PodView::Cached(&known), None, at(6)).steps,
+        [Step::ConfirmPod(1)]
+    );
+    let status = step(&mut te, PodView::Present(&ended(1, 0, "")), None, at(6));
+    assert_eq!(status.phase, TaskPhase::Succeeded);
+}
+
+#[test]
 fn a_node_that_never_ends_an_overdue_pod_is_waited_for_without_looking() {
     let mut te = execution(json!({"timeout": "5s"}));
     let mut pod = running(1);
