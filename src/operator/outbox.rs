@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,6 +24,8 @@ struct State {
     /// The latest epoch of the stream for which all that is owed was noted. The first one begins with the objects'
     /// coming in.
     noted: u64,
+    /// By the UID of a run: its task execution for which the run's end waits.
+    awaited: HashMap<String, Arc<str>>,
 }
 
 impl Default for State {
@@ -32,6 +34,7 @@ impl Default for State {
             progress: HashMap::new(),
             owed: HashSet::new(),
             noted: 1,
+            awaited: HashMap::new(),
         }
     }
 }
@@ -139,6 +142,20 @@ impl Outbox {
         self.settle(&mut self.lock(), uid);
     }
 
+    /// The task execution for which a run's end waits, as was last found.
+    pub fn awaited(&self, run: &str) -> Option<Arc<str>> {
+        self.lock().awaited.get(run).cloned()
+    }
+
+    /// A run's end waits for this task execution, or for none.
+    pub fn awaits(&self, run: &str, execution: Option<Arc<str>>) {
+        let mut state = self.lock();
+        match execution {
+            Some(execution) => drop(state.awaited.insert(run.to_owned(), execution)),
+            None => drop(state.awaited.remove(run)),
+        }
+    }
+
     /// The stream lost messages: whatever was let go has to be asked about. `owed` are those
     /// objects.
     pub fn start_over(&self, owed: impl IntoIterator<Item = String>) {
@@ -162,6 +179,7 @@ impl Outbox {
     fn settle(&self, state: &mut State, uid: &str) {
         state.owed.remove(uid);
         state.progress.remove(uid);
+        state.awaited.remove(uid);
         if let Some(mirror) = &self.mirror {
             mirror.forget(uid);
         }

@@ -4,7 +4,7 @@
 //! An event that has to stand behind those of another object is sent only after the stream was asked
 //! whether it is still the one that has them: it may have lost them meanwhile.
 
-use std::time::Duration;
+use std::{ops::Bound, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -160,18 +160,39 @@ fn ends_by_its_tasks(workflow: &Workflow) -> bool {
     matches!(phase, Some(RunPhase::Succeeded | RunPhase::Failed))
 }
 
-/// Whether the stream has every event of every task.
+/// Whether the stream has every event of every task. It is asked whenever one of them is told, so
+/// it looks on from where it ended the last time, and over all of them only when it seems so.
 fn tasks_are_told(hub: &Hub, key: &Key, uid: &str) -> bool {
-    let children = hub.index.children(uid);
-    let mut executions = children
-        .iter()
-        .filter_map(|name| hub.index.execution(&sibling(key, name)));
-    executions.all(|execution| match is_held(&*execution) {
-        true => hub.outbox.is_complete(Object::Task(&execution)),
+    let untold = match hub.outbox.awaited(uid) {
+        Some(awaited) => first_untold(hub, key, uid, Bound::Included(&awaited)),
+        None => None,
+    };
+    let untold = untold.or_else(|| first_untold(hub, key, uid, Bound::Unbounded));
+    let all_told = untold.is_none();
+    hub.outbox.awaits(uid, untold);
+    all_told
+}
+
+/// The first task execution of a run, from one on, of which the stream does not have every event.
+fn first_untold(hub: &Hub, key: &Key, uid: &str, from: Bound<&str>) -> Option<Arc<str>> {
+    let mut next = hub.index.child_from(uid, from);
+    while let Some(name) = next {
+        let execution = hub.index.execution(&sibling(key, &name));
+        if execution.is_some_and(|execution| !is_told(hub, &execution)) {
+            return Some(name);
+        }
+        next = hub.index.child_from(uid, Bound::Excluded(&name));
+    }
+    None
+}
+
+fn is_told(hub: &Hub, execution: &TaskExecution) -> bool {
+    match is_held(execution) {
+        true => hub.outbox.is_complete(Object::Task(execution)),
         false => hub
             .outbox
             .is_settled(execution.metadata.uid.as_deref().unwrap_or_default()),
-    })
+    }
 }
 
 /// Whether the stream has the first event of a task execution's run; that of one that is gone will
@@ -184,15 +205,13 @@ fn run_has_begun(hub: &Hub, key: &Key, owner: &WorkflowRef) -> bool {
     })
 }
 
-fn run_of(hub: &Hub, key: &Key, owner: &WorkflowRef) -> Option<std::sync::Arc<Workflow>> {
+fn run_of(hub: &Hub, key: &Key, owner: &WorkflowRef) -> Option<Arc<Workflow>> {
     let workflow = hub.index.workflow(key);
     workflow.filter(|workflow| workflow.metadata.uid.as_deref() == Some(&owner.uid))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use prometheus_client::registry::Registry;
     use serde_json::{Value, json};
 
@@ -422,6 +441,43 @@ mod tests {
             assert_eq!(told, ["wu:1", "tu:1", "tu:2", "wu:2"], "{left} were left");
             assert!(hub.outbox.is_complete(Object::Workflow(&ended)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_run_waits_for_one_task_after_the_other() {
+        let (hub, bus) = hub();
+        let names = ["t1", "t2", "t3"];
+        for name in names {
+            let mut execution = execution("Succeeded");
+            execution.metadata.name = Some(name.to_owned());
+            execution.metadata.uid = Some(name.to_owned());
+            hub.execution(execution);
+        }
+        let completed = json!({"seq": 2, "event": "completed", "at": "2026-01-01T00:00:02Z"});
+        let ended = workflow("Succeeded", json!([started(), completed]));
+        hub.workflow(ended.clone());
+        while hub.mirrored.depth() > 0 {
+            let next = hub.mirrored.next().await;
+            hub.mirrored.done(&next);
+        }
+        let run = || Mirrored::Workflow(("n".into(), "w".into()));
+        for name in names {
+            publish(&hub, run()).await;
+            assert_eq!(hub.outbox.awaited("wu").as_deref(), Some(name));
+            publish(&hub, Mirrored::Execution(("n".into(), name.into()))).await;
+        }
+        // One that it had passed is untold again.
+        bus.delete_stream();
+        assert!(hub.outbox.mirror().unwrap().refresh().await);
+        publish(&hub, run()).await;
+        assert_eq!(hub.outbox.awaited("wu").as_deref(), Some("t3"));
+        publish(&hub, Mirrored::Execution(("n".into(), "t3".into()))).await;
+        publish(&hub, run()).await;
+        assert_eq!(hub.outbox.awaited("wu").as_deref(), Some("t1"));
+        hub.start_over();
+        settle(&hub).await;
+        assert!(hub.outbox.is_complete(Object::Workflow(&ended)));
+        assert_eq!(hub.outbox.awaited("wu"), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -265,6 +266,14 @@ impl Index {
             .flatten()
             .cloned()
             .collect()
+    }
+
+    /// The first of a workflow's task executions by name, from this one on.
+    pub fn child_from(&self, uid: &str, first: Bound<&str>) -> Option<Arc<str>> {
+        let state = self.lock();
+        let children = state.children.get(uid)?;
+        let mut from = children.range::<str, _>((first, Bound::Unbounded));
+        from.next().cloned()
     }
 
     /// How many task executions of a workflow still wait for their events to be in NATS.

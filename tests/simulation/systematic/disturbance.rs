@@ -24,6 +24,8 @@ const RESTART: u64 = 300;
 /// A pod has ended for so many milliseconds before it is deleted: of one that was deleted as it
 /// ended nobody can tell which came first.
 const COLLECTS_EVERY: u64 = 3_000;
+/// So many writes overtake one: the first one may say the same, as it was decided from the same.
+const OVERTAKEN: u32 = 2;
 /// Who sleeps sleeps longer than a lease.
 const SLEEP: u64 = 40_000;
 
@@ -69,7 +71,7 @@ disturbances! {
     AnswerLostInSilence at Write: "the same, and watches are silent for a while",
     Silence at Write: "watches are silent for a while from there on",
     Late at Write: "it arrives late",
-    Overtaken at Write: "the operator dies, and it is done after the next one has written to that object",
+    Overtaken at Write: "the operator dies, and it is done after the next one has written twice to that object",
     ApiAway at Write: "the API server is away for a while from there on",
     Overslept at Write: "the operator sleeps longer than its lease, and another one works",
     PodReplaced at PodDeletion: "the pod is gone by then, and a stranger's has its name",
@@ -147,8 +149,8 @@ pub struct Course {
     deaf: Option<(usize, u64)>,
     /// Lists are of this revision, until then.
     past: Option<(u64, u64)>,
-    /// A write whose sender is dead.
-    under_way: Option<UnderWay>,
+    /// A write whose sender is dead, and how often its object is still to be written before it is.
+    under_way: Option<(UnderWay, u32)>,
 }
 
 impl Course {
@@ -258,16 +260,22 @@ impl World {
         });
     }
 
-    /// The sender of a write dies. The API server has it, and takes its time.
+    /// The sender of a write dies. The API server has it, and takes its time. (A creation is not
+    /// done at all: one that comes when the first of its name has gone again nobody can call back.)
     pub fn hold_until_overtaken(&mut self, write: UnderWay) {
         self.kill(write.process);
-        self.course.under_way = Some(write);
+        if write.request.verb != Verb::Create {
+            self.course.under_way = Some((write, OVERTAKEN));
+        }
     }
 
     /// An object was written.
     pub fn overtakes(&mut self, key: &Key) {
-        let overtaken = |write: &mut UnderWay| write.request.key() == *key;
-        if let Some(write) = self.course.under_way.take_if(overtaken) {
+        let overtaken = |(write, left): &mut (UnderWay, u32)| {
+            *left -= u32::from(write.request.key() == *key);
+            *left == 0
+        };
+        if let Some((write, _)) = self.course.under_way.take_if(overtaken) {
             self.later(1, move |world| world.arrive(write));
         }
     }
