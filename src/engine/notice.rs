@@ -2,7 +2,7 @@
 //! goes well.
 
 use crate::{
-    api::{ErrorCode, RunPhase, TaskExecutionStatus, TaskPhase, WorkflowStatus},
+    api::{ErrorCode, RunPhase, TaskExecutionSpec, TaskExecutionStatus, TaskPhase, WorkflowStatus},
     engine::outcome::STARTING,
 };
 
@@ -41,12 +41,14 @@ pub fn of_run(before: Option<RunPhase>, after: &WorkflowStatus) -> Option<Notice
 
 /// What the change of a task execution's status is worth.
 pub fn of_task(
-    task: &str,
+    spec: &TaskExecutionSpec,
     before: Option<&TaskExecutionStatus>,
     after: &TaskExecutionStatus,
 ) -> Option<Notice> {
     let message = after.message.as_deref().unwrap_or_default();
-    let note = |what: &str| format!("task {task:?} {what}: {message}");
+    let item = spec.index.map(|item| format!(" item {item}"));
+    let item = item.unwrap_or_default();
+    let note = |what: &str| format!("task {:?}{item} {what}: {message}", spec.task);
     let failures = |status: &TaskExecutionStatus| status.failures.infrastructure;
     match after.phase {
         TaskPhase::Pending => {
@@ -76,6 +78,15 @@ mod tests {
 
     use super::*;
 
+    fn spec(index: Option<u32>) -> TaskExecutionSpec {
+        serde_json::from_value(json!({
+            "workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "t", "index": index,
+            "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0}},
+            "infrastructureRetries": 1, "imagePullTimeout": "10m",
+        }))
+        .unwrap()
+    }
+
     fn task(status: Value) -> TaskExecutionStatus {
         serde_json::from_value(status).unwrap()
     }
@@ -97,10 +108,18 @@ mod tests {
         #[case] after: Value,
         #[case] told: Option<&str>,
     ) {
-        let after = task(after);
-        let notice = of_task("t", None, &after);
+        let (spec, after) = (spec(None), task(after));
+        let notice = of_task(&spec, None, &after);
         assert_eq!(notice.map(|notice| notice.reason).as_deref(), told);
-        assert_eq!(of_task("t", Some(&after), &after), None, "once");
+        assert_eq!(of_task(&spec, Some(&after), &after), None, "once");
+    }
+
+    #[test]
+    fn an_item_is_named_by_its_place() {
+        let after = task(json!({"phase": "Pending", "reason": "Unschedulable", "message": "0/3"}));
+        let note = |index| of_task(&spec(index), None, &after).unwrap().note;
+        assert_eq!(note(Some(7)), "task \"t\" item 7 waits: 0/3");
+        assert_eq!(note(None), "task \"t\" waits: 0/3");
     }
 
     #[rstest]

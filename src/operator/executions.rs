@@ -218,7 +218,7 @@ impl Executions {
                 .observe_task(status.phase.as_str(), duration.get().as_secs_f64());
         }
         let before = execution.status.as_ref();
-        let notice = notice::of_task(&execution.spec.task, before, &status);
+        let notice = notice::of_task(&execution.spec, before, &status);
         self.cluster.record_execution(execution, status).await?;
         if let Some(notice) = notice {
             self.warnings.about_task(execution, notice);
