@@ -53,7 +53,9 @@ def clean():
     deadline = time.monotonic() + PATIENCE
     with contextlib.closing(Connection()) as api:
         base = f"/apis/compozy.dev/v1alpha1/namespaces/{NAMESPACE}"
-        while api.call("GET", f"{base}/taskexecutions?limit=1")["items"] or api.call("GET", f"{base}/workflows")["items"]:
+        while (
+            api.call("GET", f"{base}/taskexecutions?limit=1")["items"] or api.call("GET", f"{base}/workflows")["items"]
+        ):
             assert time.monotonic() < deadline, "waited in vain for the runs to be gone"
             time.sleep(1)
 
