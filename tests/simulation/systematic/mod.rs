@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Cases of which every place is tried.
-const CORE: [&str; 7] = [
+const CORE: [&str; 8] = [
     "one-task",
     "diamond-with-retry",
     "cancel-while-it-runs",
@@ -32,6 +32,7 @@ const CORE: [&str; 7] = [
     "suspended-while-it-runs",
     "workflow-deleted",
     "ttl-over",
+    "no-attempt-has-less-than-its-timeout",
 ];
 
 /// Cases whose end depends on how soon the operator does something, and what it has to be in time
