@@ -169,6 +169,7 @@ impl World {
         }
         self.look_at(&request);
         self.laws.arrives(way.first);
+        let leader = self.leader();
         let answer = match self.stale_list(&request) {
             Some(list) => Ok(list),
             None => self.api.handle(self.time(), &request),
@@ -184,6 +185,10 @@ impl World {
         if writes && code < 300 {
             self.last_write = self.now();
             self.overtakes(&request.key());
+        }
+        // Who has only begun to lead has yet to find out what there is to do.
+        if request.kind == Kind::Lease && self.leader() != leader {
+            self.last_write = self.now();
         }
         if effect && self.after_effect(process) {
             return self.never_answer(asker);
