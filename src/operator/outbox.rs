@@ -86,6 +86,14 @@ impl Outbox {
         })
     }
 
+    /// Whether every event of the object but its last is in the stream.
+    pub fn lacks_the_last_alone(&self, object: Object<'_>) -> bool {
+        let told = self
+            .begun_in(object.uid())
+            .and_then(|_| self.position(object.uid()));
+        told.is_some_and(|position| position.seq + 1 == object.newest())
+    }
+
     /// Whether the first event of an object is in the stream. Without a mirror nothing waits.
     pub fn has_begun(&self, uid: &str) -> bool {
         self.begun_in(uid).is_some()

@@ -137,15 +137,6 @@ impl Scope {
 /// a minute. The client would wait as long as for the next event of a watch, five minutes.
 const LIST_PATIENCE: Duration = Duration::from_secs(65);
 
-/// Why a watch is followed no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
-    /// It ended.
-    Ended,
-    /// A list does not go on.
-    Stalled,
-}
-
 /// Watches all objects of a kind there, for ever. `synced` becomes true with the first whole list.
 pub async fn watch<K: Watched>(
     client: Client,
@@ -154,26 +145,24 @@ pub async fn watch<K: Watched>(
     metrics: Arc<Metrics>,
     synced: watch::Sender<bool>,
 ) {
-    let stream = || watcher(scope.api::<K>(client.clone()), K::config()).default_backoff();
-    while follow::<K>(stream(), &scope, &hub, &metrics, &synced).await == Left::Stalled {
-        warn!(
-            kind = K::KIND,
-            ?scope,
-            "no answer to a list for {LIST_PATIENCE:?}; asking anew"
-        );
-    }
+    let open = || watcher(scope.api::<K>(client.clone()), K::config()).default_backoff();
+    follow::<K, _>(open, &scope, &hub, &metrics, &synced).await;
     // The stream never ends by itself; if it did, working on would be working blind.
     error!(kind = K::KIND, ?scope, "the watch ended");
 }
 
-async fn follow<K: Watched>(
-    stream: impl Stream<Item = Result<Event<DeserializeGuard<K>>, watcher::Error>>,
+/// Follows a stream to its end. One whose list does not go on is opened anew.
+async fn follow<K, S>(
+    open: impl Fn() -> S,
     scope: &Scope,
     hub: &Hub,
     metrics: &Metrics,
     synced: &watch::Sender<bool>,
-) -> Left {
-    let mut stream = std::pin::pin!(stream);
+) where
+    K: Watched,
+    S: Stream<Item = Result<Event<DeserializeGuard<K>>, watcher::Error>>,
+{
+    let mut stream = std::pin::pin!(open());
     let mut lists = true;
     // What was known when the list began and was not in it so far. What came to be known since,
     // by our own writes, a list need not have.
@@ -181,15 +170,18 @@ async fn follow<K: Watched>(
     let mut unparsed = Unparsed::default();
     let mut complaints = Complaints::default();
     loop {
-        let next = stream.next();
         let next = match lists {
-            true => tokio::time::timeout(LIST_PATIENCE, next).await,
-            false => Ok(next.await),
+            true => tokio::time::timeout(LIST_PATIENCE, stream.next()).await,
+            false => Ok(stream.next().await),
         };
         let event = match next {
             Ok(Some(event)) => event,
-            Ok(None) => return Left::Ended,
-            Err(_) => return Left::Stalled,
+            Ok(None) => return,
+            Err(_) => {
+                warn!(kind = K::KIND, ?scope, patience = ?LIST_PATIENCE, "a list does not go on; asking anew");
+                stream.set(open());
+                continue;
+            }
         };
         match event {
             Ok(Event::Init) => {
@@ -275,6 +267,8 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -311,32 +305,33 @@ mod tests {
         events: Vec<Event<DeserializeGuard<Workflow>>>,
     ) {
         let metrics = Metrics::new(|_| ());
-        let events = futures::stream::iter(events.into_iter().map(Ok));
         let (synced, _) = watch::channel(false);
-        let left = follow::<Workflow>(events, &scope, hub, &metrics, &synced).await;
+        let events = Cell::new(events);
+        let open = || futures::stream::iter(events.take().into_iter().map(Ok));
+        follow::<Workflow, _>(open, &scope, hub, &metrics, &synced).await;
         assert!(*synced.borrow());
-        assert_eq!(left, Left::Ended);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_that_does_not_go_on_is_left_and_a_silent_watch_is_not() {
+    async fn a_list_that_does_not_go_on_is_asked_for_anew_and_a_silent_watch_is_not() {
         let (hub, metrics) = (hub(), Metrics::new(|_| ()));
         let (synced, _) = watch::channel(false);
-        let after = |events: Vec<Event<_>>| {
-            let events = futures::stream::iter(events.into_iter().map(Ok));
-            let silent = events.chain(futures::stream::pending());
-            let followed = follow::<Workflow>(silent, &Scope::Cluster, &hub, &metrics, &synced);
-            tokio::time::timeout(Duration::from_secs(600), followed)
+        let opened = Cell::new(0);
+        let open = || {
+            opened.set(opened.get() + 1);
+            let events = match opened.get() {
+                1 => vec![],
+                2 => vec![Event::Init],
+                3 => vec![Event::Init, Event::InitDone, Event::Init],
+                _ => vec![Event::Init, Event::InitDone],
+            };
+            futures::stream::iter(events.into_iter().map(Ok)).chain(futures::stream::pending())
         };
-        assert_eq!(after(vec![]).await.unwrap(), Left::Stalled);
-        assert_eq!(after(vec![Event::Init]).await.unwrap(), Left::Stalled);
-        let listed = vec![Event::Init, Event::InitDone];
-        assert!(
-            after(listed).await.is_err(),
-            "nothing happened, that is all"
-        );
-        let again = vec![Event::Init, Event::InitDone, Event::Init];
-        assert_eq!(after(again).await.unwrap(), Left::Stalled);
+        let followed = follow::<Workflow, _>(open, &Scope::Cluster, &hub, &metrics, &synced);
+        let followed = tokio::time::timeout(20 * LIST_PATIENCE, followed).await;
+        assert!(followed.is_err(), "a watch lasts for ever");
+        assert_eq!(opened.get(), 4);
+        assert!(*synced.borrow());
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ const LATE: u64 = 5_000;
 type Asker = oneshot::Sender<Result<Reply, Lost>>;
 
 /// A request on its way to the API server.
-pub struct UnderWay {
+pub struct InFlight {
     pub process: Process,
     pub request: Request,
     /// Whether it creates a pod, and that was the attempt's first when it was sent.
@@ -79,7 +79,7 @@ impl World {
         };
         let creates_pod = request.kind == Kind::Pod && request.verb == Verb::Create;
         let first = creates_pod && self.laws.is_its_first(&request.body);
-        let way = UnderWay {
+        let way = InFlight {
             process,
             request,
             first,
@@ -127,7 +127,7 @@ impl World {
     }
 
     /// The request reaches the API server.
-    pub fn arrive(&mut self, way: UnderWay) {
+    pub fn arrive(&mut self, way: InFlight) {
         let process = way.process;
         let writes = way.request.verb.writes() && way.request.kind != Kind::Lease;
         if self.replicas[process.replica].cut_off {
@@ -146,7 +146,7 @@ impl World {
         if effect && self.course.strikes(Disturbance::Overtaken) {
             return self.hold_until_overtaken(way);
         }
-        let UnderWay { request, asker, .. } = way;
+        let InFlight { request, asker, .. } = way;
         let lost = effect && self.course.strikes(Disturbance::RequestLost);
         if lost || self.faults.strikes(Class::RequestLost, 0.01) {
             self.note(process, &request, "lost");

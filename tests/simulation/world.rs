@@ -481,14 +481,13 @@ impl World {
     /// Whether who holds the lease lives.
     pub fn is_led(&self) -> bool {
         let leader = self.leader();
-        let mut living = self.replicas.iter().zip(0..).filter(|(it, _)| it.lives);
-        living.any(|(it, replica)| {
-            Process {
+        let mut replicas = self.replicas.iter().enumerate();
+        replicas.any(|(replica, Replica { life, lives, .. })| {
+            let process = Process {
                 replica,
-                life: it.life,
-            }
-            .identity()
-                == leader
+                life: *life,
+            };
+            *lives && process.identity() == leader
         })
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
-    wire::UnderWay,
+    wire::InFlight,
     world::{NAMESPACE, Order, Process, World},
 };
 
@@ -150,7 +150,7 @@ pub struct Course {
     /// Lists are of this revision, until then.
     past: Option<(u64, u64)>,
     /// A write whose sender is dead, and how often its object is still to be written before it is.
-    under_way: Option<(UnderWay, u32)>,
+    in_flight: Option<(InFlight, u32)>,
 }
 
 impl Course {
@@ -262,20 +262,20 @@ impl World {
 
     /// The sender of a write dies. The API server has it, and takes its time. (A creation is not
     /// done at all: one that comes when the first of its name has gone again nobody can call back.)
-    pub fn hold_until_overtaken(&mut self, write: UnderWay) {
+    pub fn hold_until_overtaken(&mut self, write: InFlight) {
         self.kill(write.process);
         if write.request.verb != Verb::Create {
-            self.course.under_way = Some((write, OVERTAKEN));
+            self.course.in_flight = Some((write, OVERTAKEN));
         }
     }
 
     /// An object was written.
     pub fn overtakes(&mut self, key: &Key) {
-        let overtaken = |(write, left): &mut (UnderWay, u32)| {
+        let overtaken = |(write, left): &mut (InFlight, u32)| {
             *left -= u32::from(write.request.key() == *key);
             *left == 0
         };
-        if let Some((write, _)) = self.course.under_way.take_if(overtaken) {
+        if let Some((write, _)) = self.course.in_flight.take_if(overtaken) {
             self.later(1, move |world| world.arrive(write));
         }
     }
