@@ -519,7 +519,6 @@ impl<'a> Moves<'a> {
     }
 }
 
-/// What is known of a pod; `none` if that is nothing.
 /// What is left of a budget when one more of it is spent, if there is one.
 fn spend(mut left: Left, of: impl Fn(&mut Left) -> &mut u8) -> Option<Left> {
     let budget = of(&mut left);
