@@ -7,3 +7,4 @@ pub mod engine;
 pub mod events;
 pub mod operator;
 pub mod ports;
+pub mod protocol;

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Rooms that decide and describe: everything they need is an argument.
-const PURE: [&str; 3] = ["src/api", "src/engine", "src/events"];
+const PURE: [&str; 4] = ["src/api", "src/engine", "src/events", "src/protocol"];
 
 /// What would let time, chance, the network or another task in.
 const IMPURE: [&str; 12] = [

@@ -43,6 +43,10 @@ pub enum ErrorCode {
     PodDeleted,
     /// The container was killed from outside, without a reason.
     Killed,
+    /// A tool answered with an error.
+    ToolError,
+    /// A tool did not answer, or nobody serves it.
+    ToolUnavailable,
     /// The run was cancelled.
     Cancelled,
     /// A task execution was deleted by somebody else.
@@ -71,6 +75,8 @@ impl ErrorCode {
             ErrorCode::NodeLost => "NODE_LOST",
             ErrorCode::PodDeleted => "POD_DELETED",
             ErrorCode::Killed => "KILLED",
+            ErrorCode::ToolError => "TOOL_ERROR",
+            ErrorCode::ToolUnavailable => "TOOL_UNAVAILABLE",
             ErrorCode::Cancelled => "CANCELLED",
             ErrorCode::Deleted => "DELETED",
         }

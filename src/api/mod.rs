@@ -13,6 +13,7 @@ mod schema;
 mod suspension;
 mod task_execution;
 mod time;
+mod tool;
 mod transition;
 mod workflow;
 
@@ -22,12 +23,14 @@ pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
 pub use suspension::Suspension;
 pub use task_execution::{
-    AttemptRecord, FailureClass, Failures, Stop, Stopping, TaskExecution, TaskExecutionSpec,
-    TaskExecutionStatus, TaskPhase, WorkflowRef,
+    AttemptRecord, CallRecord, FailureClass, Failures, Stop, Stopping, TaskExecution,
+    TaskExecutionSpec, TaskExecutionStatus, TaskPhase, WorkflowRef,
 };
 pub use time::{Duration, Time};
+pub use tool::{DEFAULT_TOOL_TIMEOUT, Tool, ToolRef, ToolSpec};
 pub use transition::{
-    MirrorPosition, TaskEvent, TaskTransition, TransitionData, WorkflowEvent, WorkflowTransition,
+    MirrorPosition, TaskEvent, TaskTransition, ToolCall, TransitionData, WorkflowEvent,
+    WorkflowTransition,
 };
 pub use workflow::{
     Cancel, FailurePolicy, ForEach, ItemCounts, ItemFailurePolicy, OnFailure, RunPhase, Task,

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     Condition, Duration, ErrorInfo, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
-    MirrorPosition, PodTemplate, ResolvedRetry, Suspension, TaskTransition, Time,
+    MirrorPosition, PodTemplate, ResolvedRetry, Suspension, TaskTransition, Time, ToolRef,
 };
 
 /// Everything an attempt needs, resolved: nothing is left to choose when it is dispatched. Only
@@ -57,7 +57,7 @@ use super::{
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.container) || has(self.stop)").message("container is missing"),
+    validation = Rule::new("has(self.container) != has(self.tool) || has(self.stop)").message("needs exactly one of: container, tool"),
     validation = Rule::new("self.task == oldSelf.task && self.workflow == oldSelf.workflow").message("task and workflow are immutable"),
     validation = Rule::new("has(self.index) == has(oldSelf.index) && (!has(self.index) || self.index == oldSelf.index)").message("index is immutable"),
 )]
@@ -79,6 +79,9 @@ pub struct TaskExecutionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
     pub container: Option<Box<Container>>,
+    /// The tool to call; `inputs` are its input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<ToolRef>,
     /// The pod around it, merged from installation, workflow and task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
@@ -217,7 +220,7 @@ pub struct TaskExecutionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub attempts: Vec<AttemptRecord>,
-    /// What runs the current attempt: the pod's name.
+    /// What runs the current attempt: the pod's name, or `tool/` and the tool's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
     /// Why it is in this phase, in one word.
@@ -236,6 +239,9 @@ pub struct TaskExecutionStatus {
     /// for somebody else's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
+    /// The last call of a tool: written before it is sent, so that no call is ever sent twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallRecord>,
     /// What the task gave, once it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
@@ -300,6 +306,20 @@ pub struct AttemptRecord {
     /// How it ended, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// The decision to call a tool. Only the process that wrote it may send the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CallRecord {
+    /// The attempt whose call it is.
+    pub attempt: u32,
+    /// The call's id: a UUID that follows from task execution and attempt.
+    pub tool_exec_id: String,
+    /// Which process of the operator sends it.
+    pub caller: String,
+    /// Until when an answer is waited for.
+    pub deadline: Time,
 }
 
 /// The operator's decision to end an attempt's pod.

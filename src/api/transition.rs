@@ -42,6 +42,12 @@ pub enum TaskEvent {
     RetryScheduled,
     /// The task was ended from outside.
     Cancelled,
+    /// The tool that an attempt called began.
+    ToolStarted,
+    /// The tool answered, be it with an error.
+    ToolCompleted,
+    /// The tool did not answer.
+    ToolFailed,
 }
 
 /// One change of a workflow's state.
@@ -101,6 +107,8 @@ pub struct MirrorPosition {
 /// | task `started` | `executor` |
 /// | task `failed` | `error`, `class`, `current_attempt` |
 /// | task `retry_scheduled` | `next_attempt_delay_ms` |
+/// | task `tool_…` | `tool` |
+/// | `tool_completed` with the tool's own error, `tool_failed` | `error` |
 /// | `cancelled` of both | `reason` |
 /// | workflow `waiting_ended` | `suspended_ms` |
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -121,12 +129,27 @@ pub struct TransitionData {
     /// How long the next attempt waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt_delay_ms: Option<u64>,
+    /// The call of a tool that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool: Option<ToolCall>,
     /// Why it was ended from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// For how long the run was suspended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspended_ms: Option<u64>,
+}
+
+/// The call of a tool that a change of state is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// The tool's name.
+    pub id: String,
+    /// The call's id, a UUID.
+    pub exec_id: String,
+    /// How long the call took, of one that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
 }
 
 impl TransitionData {

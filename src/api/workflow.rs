@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, RetryPolicy, Suspension, Time,
-    WorkflowTransition,
+    ToolRef, WorkflowTransition,
 };
 
 /// What a run does. Immutable after creation, except `suspend`, `cancel` and `ttl`.
@@ -106,7 +106,7 @@ pub struct WorkflowSpec {
 
 /// One step of the graph.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.container)").message("a task needs exactly one of: container"))]
+#[x_kube(validation = Rule::new("has(self.container) != has(self.tool)").message("a task needs exactly one of: container, tool"))]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     /// The task's name, unique in the workflow: a DNS label.
@@ -122,6 +122,12 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::container")]
     pub container: Option<Container>,
+
+    /// Calls a tool with the task's `with`, without a pod. The outputs are what the tool gives: a
+    /// JSON object. If it answers with an error the task fails with TOOL_ERROR, if it does not
+    /// answer with TOOL_UNAVAILABLE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<ToolRef>,
 
     /// Starts after these tasks succeeded, or failed with `onFailure: Continue`. If one of them
     /// does not, this task is skipped.

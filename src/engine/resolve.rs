@@ -268,6 +268,7 @@ impl RunData<'_> {
             index: None,
             inputs: None,
             container: None,
+            tool: None,
             pod_template: Some(Box::new(task.pod_template.clone())),
             retry: policy(&own.retry).resolve(&policy(&defaults.retry)),
             infrastructure_retries: own

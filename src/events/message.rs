@@ -32,11 +32,12 @@ impl Event {
             Some(task) => &task.task_exec_id,
             None => &about.workflow_exec_id,
         };
+        let instance = details.call().map_or(uid, |call| &call.tool_exec_id);
         let message = Message {
-            subject: subjects.event(entity, uid, name),
-            filter: subjects.chain(entity, uid),
+            subject: subjects.event(entity, instance, name),
+            filter: subjects.chain(entity, instance),
             id: format!("{uid}:{}", about.sequence),
-            headers: headers(&about, entity, uid, name),
+            headers: headers(&about, entity, uid, instance, name),
             payload: body(&about, details),
         };
         let mut event = Self {
@@ -87,7 +88,13 @@ impl std::fmt::Display for Event {
     }
 }
 
-fn headers(about: &About, entity: Entity, uid: &str, name: &str) -> Vec<(&'static str, String)> {
+fn headers(
+    about: &About,
+    entity: Entity,
+    uid: &str,
+    instance: &str,
+    name: &str,
+) -> Vec<(&'static str, String)> {
     let About {
         namespace,
         workflow_exec_id,
@@ -105,7 +112,7 @@ fn headers(about: &About, entity: Entity, uid: &str, name: &str) -> Vec<(&'stati
             "ce-source",
             format!("/namespaces/{namespace}/workflows/{workflow_exec_id}"),
         ),
-        ("ce-subject", format!("{entity}/{uid}")),
+        ("ce-subject", format!("{entity}/{instance}")),
         ("ce-time", timestamp.to_string()),
         ("ce-sequence", sequence.to_string()),
         ("ce-datacontenttype", "application/json".to_owned()),

@@ -9,6 +9,8 @@ pub enum Entity {
     Workflow,
     /// A task execution.
     Task,
+    /// A call of a tool.
+    Tool,
 }
 
 impl Entity {
@@ -17,6 +19,7 @@ impl Entity {
         match self {
             Entity::Workflow => "workflow",
             Entity::Task => "task",
+            Entity::Tool => "tool",
         }
     }
 }
@@ -34,16 +37,20 @@ pub(super) const fn workflow_event(event: WorkflowEvent) -> &'static str {
     }
 }
 
-/// The last token of a task event's subject.
-pub(super) const fn task_event(event: TaskEvent) -> &'static str {
-    match event {
+/// What a change of a task execution's state is about, and the last token of its event's subject.
+pub(super) const fn task_event(event: TaskEvent) -> (Entity, &'static str) {
+    let name = match event {
         TaskEvent::Scheduled => "scheduled",
         TaskEvent::Started => "started",
         TaskEvent::Completed => "completed",
         TaskEvent::Failed => "failed",
         TaskEvent::RetryScheduled => "retry_scheduled",
         TaskEvent::Cancelled => "cancelled",
-    }
+        TaskEvent::ToolStarted => return (Entity::Tool, "started"),
+        TaskEvent::ToolCompleted => return (Entity::Tool, "completed"),
+        TaskEvent::ToolFailed => return (Entity::Tool, "failed"),
+    };
+    (Entity::Task, name)
 }
 
 /// The CloudEvents type of an event.
@@ -91,7 +98,14 @@ mod tests {
             assert_eq!(serde_json::to_value(event).unwrap(), workflow_event(event));
         }
         for event in TASK_EVENTS {
-            assert_eq!(serde_json::to_value(event).unwrap(), task_event(event));
+            let (entity, name) = task_event(event);
+            let of_tool = matches!(entity, Entity::Tool);
+            let token = if of_tool {
+                format!("tool_{name}")
+            } else {
+                name.to_owned()
+            };
+            assert_eq!(serde_json::to_value(event).unwrap(), token);
         }
     }
 

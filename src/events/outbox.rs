@@ -5,13 +5,14 @@ use serde_json::{Map, Value};
 use super::message::Event;
 use super::names::{Entity, Subjects, task_event, workflow_event};
 use super::payload::{
-    About, AboutTask, Cancelled, Completed, Details, Failure, Retries, TaskFailed,
-    TaskRetryScheduled, TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted,
-    WorkflowTimedOut, WorkflowWaitingEnded, WorkflowWaitingStarted,
+    About, AboutCall, AboutTask, Cancelled, Completed, Details, Failure, Retries, TaskFailed,
+    TaskRetryScheduled, TaskScheduled, TaskStarted, ToolAnswer, ToolCompleted, ToolFailed,
+    ToolStarted, WorkflowFailed, WorkflowStarted, WorkflowTimedOut, WorkflowWaitingEnded,
+    WorkflowWaitingStarted,
 };
 use crate::api::{
-    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskTransition, Time, TransitionData, VERSION,
-    Workflow, WorkflowEvent, WorkflowTransition,
+    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskExecutionStatus, TaskTransition, Time,
+    TransitionData, VERSION, Workflow, WorkflowEvent, WorkflowTransition,
 };
 
 /// Why a run waits. There is no other reason yet.
@@ -83,7 +84,7 @@ impl<'a> Object<'a> {
 
     /// The event of the change of state with this sequence, if it still knows it.
     pub fn event(self, sequence: u64, subjects: &Subjects) -> Option<Event> {
-        let (name, about, details) = match self {
+        let (entity, name, about, details) = match self {
             Object::Workflow(workflow) => {
                 let transitions = &workflow.status.as_ref()?.transitions;
                 let transition = transitions.iter().find(|known| known.seq == sequence)?;
@@ -98,7 +99,7 @@ impl<'a> Object<'a> {
         };
         Some(Event::new(
             subjects,
-            self.entity(),
+            entity,
             name,
             about,
             details,
@@ -127,7 +128,7 @@ impl<'a> Object<'a> {
 fn workflow_details(
     workflow: &Workflow,
     transition: &WorkflowTransition,
-) -> (&'static str, About, Details) {
+) -> (Entity, &'static str, About, Details) {
     let spec = &workflow.spec;
     let status = workflow.status.as_ref();
     let data = TransitionData::read(transition.data.as_ref());
@@ -162,13 +163,14 @@ fn workflow_details(
         sequence: transition.seq,
         timestamp: transition.at,
     };
-    (workflow_event(transition.event), about, details)
+    let name = workflow_event(transition.event);
+    (Entity::Workflow, name, about, details)
 }
 
 fn task_details(
     task: &TaskExecution,
     transition: &TaskTransition,
-) -> (&'static str, About, Details) {
+) -> (Entity, &'static str, About, Details) {
     let status = task.status.as_ref();
     let data = TransitionData::read(transition.data.as_ref());
     let attempt = transition.attempt;
@@ -203,21 +205,40 @@ fn task_details(
             let stop = || task.spec.stop.as_ref().map(|stop| stop.reason.clone());
             cancelled(data.reason.or_else(stop))
         }
+        TaskEvent::ToolStarted => Details::ToolStarted(ToolStarted { call: call(&data) }),
+        TaskEvent::ToolCompleted => Details::ToolCompleted(ToolCompleted {
+            call: call(&data),
+            duration_ms: data
+                .tool
+                .as_ref()
+                .and_then(|tool| tool.duration_ms)
+                .unwrap_or_default(),
+            result: match data.error {
+                Some(_) => ToolAnswer::ToolError {
+                    error: Failure::of(&data, None),
+                },
+                None => ToolAnswer::Success {
+                    output: outputs(status),
+                },
+            },
+        }),
+        TaskEvent::ToolFailed => Details::ToolFailed(ToolFailed {
+            call: call(&data),
+            error: Failure::of(&data, None),
+        }),
     };
     let about = about_task(task, attempt, transition.seq, transition.at);
-    (task_event(transition.event), about, details)
+    let (entity, name) = task_event(transition.event);
+    (entity, name, about, details)
 }
 
 /// The first event of a task execution is its existence: no status write is spent on it.
-fn scheduled(task: &TaskExecution) -> (&'static str, About, Details) {
+fn scheduled(task: &TaskExecution) -> (Entity, &'static str, About, Details) {
     let details = Details::TaskScheduled(TaskScheduled {
         inputs: inputs(task),
     });
-    (
-        task_event(TaskEvent::Scheduled),
-        about_task(task, 0, 1, created(task)),
-        details,
-    )
+    let (entity, name) = task_event(TaskEvent::Scheduled);
+    (entity, name, about_task(task, 0, 1, created(task)), details)
 }
 
 fn about_task(task: &TaskExecution, attempt: u32, sequence: u64, timestamp: Time) -> About {
@@ -246,6 +267,25 @@ fn inputs(task: &TaskExecution) -> Value {
         .inputs
         .clone()
         .unwrap_or_else(|| Map::new().into())
+}
+
+/// The call of a tool that a transition is about.
+fn call(data: &TransitionData) -> AboutCall {
+    let (tool_id, tool_exec_id) = data
+        .tool
+        .as_ref()
+        .map(|tool| (tool.id.clone(), tool.exec_id.clone()))
+        .unwrap_or_default();
+    AboutCall {
+        tool_id,
+        tool_exec_id,
+    }
+}
+
+/// What a call gave whose task ended well: the task's outputs.
+fn outputs(status: Option<&TaskExecutionStatus>) -> Value {
+    let outputs = status.and_then(|status| status.outputs.clone());
+    outputs.unwrap_or_else(|| Map::new().into())
 }
 
 fn resume_data(data: &TransitionData) -> Map<String, Value> {

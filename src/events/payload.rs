@@ -118,6 +118,62 @@ pub struct TaskRetryScheduled {
     pub attempt_number: u32,
 }
 
+/// `started` of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolStarted {
+    /// Which call.
+    #[serde(flatten)]
+    pub call: AboutCall,
+}
+
+/// `completed` of a tool: it answered, be it with an error of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolCompleted {
+    /// Which call.
+    #[serde(flatten)]
+    pub call: AboutCall,
+    /// What it answered with.
+    #[serde(flatten)]
+    pub result: ToolAnswer,
+    /// How long the call took.
+    pub duration_ms: u64,
+}
+
+/// `failed` of a tool: there is no answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolFailed {
+    /// Which call.
+    #[serde(flatten)]
+    pub call: AboutCall,
+    /// Why there is none.
+    pub error: Failure,
+}
+
+/// What every tool event says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AboutCall {
+    /// The tool's name.
+    pub tool_id: String,
+    /// The call's id, a UUID.
+    pub tool_exec_id: String,
+}
+
+/// What a tool answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "tool_execution_status", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ToolAnswer {
+    /// It ended well.
+    Success {
+        /// What it gave.
+        output: Value,
+    },
+    /// It ended with an error of its own.
+    ToolError {
+        /// Which.
+        error: Failure,
+    },
+}
+
 /// `completed` of a workflow or a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Completed {
@@ -172,7 +228,22 @@ pub(super) enum Details {
     TaskStarted(TaskStarted),
     TaskFailed(TaskFailed),
     TaskRetryScheduled(TaskRetryScheduled),
+    ToolStarted(ToolStarted),
+    ToolCompleted(ToolCompleted),
+    ToolFailed(ToolFailed),
     Completed(Completed),
     Cancelled(Cancelled),
     Referenced(Referenced),
+}
+
+impl Details {
+    /// The call of a tool that it is about.
+    pub(super) fn call(&self) -> Option<&AboutCall> {
+        match self {
+            Details::ToolStarted(ToolStarted { call })
+            | Details::ToolCompleted(ToolCompleted { call, .. })
+            | Details::ToolFailed(ToolFailed { call, .. }) => Some(call),
+            _ => None,
+        }
+    }
 }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::names::{Entity, event_type, task_event, workflow_event};
 use super::payload::{
     About, AboutTask, Cancelled, Completed, Referenced, TaskFailed, TaskRetryScheduled,
-    TaskScheduled, TaskStarted, WorkflowFailed, WorkflowStarted, WorkflowTimedOut,
-    WorkflowWaitingEnded, WorkflowWaitingStarted,
+    TaskScheduled, TaskStarted, ToolCompleted, ToolFailed, ToolStarted, WorkflowFailed,
+    WorkflowStarted, WorkflowTimedOut, WorkflowWaitingEnded, WorkflowWaitingStarted,
 };
 use crate::api::{TaskEvent, WorkflowEvent};
 
@@ -21,13 +21,16 @@ pub(super) const WORKFLOW_EVENTS: [WorkflowEvent; 7] = [
     WorkflowEvent::WaitingEnded,
 ];
 
-pub(super) const TASK_EVENTS: [TaskEvent; 6] = [
+pub(super) const TASK_EVENTS: [TaskEvent; 9] = [
     TaskEvent::Scheduled,
     TaskEvent::Started,
     TaskEvent::Completed,
     TaskEvent::Failed,
     TaskEvent::RetryScheduled,
     TaskEvent::Cancelled,
+    TaskEvent::ToolStarted,
+    TaskEvent::ToolCompleted,
+    TaskEvent::ToolFailed,
 ];
 
 /// The schema of every event, by the name of the entity and of the event: `task.started`.
@@ -52,8 +55,12 @@ pub fn schemas() -> Vec<(String, Value)> {
             TaskEvent::Failed => schema::<TaskFailed>,
             TaskEvent::RetryScheduled => schema::<TaskRetryScheduled>,
             TaskEvent::Cancelled => schema::<Cancelled>,
+            TaskEvent::ToolStarted => schema::<ToolStarted>,
+            TaskEvent::ToolCompleted => schema::<ToolCompleted>,
+            TaskEvent::ToolFailed => schema::<ToolFailed>,
         };
-        (Entity::Task, task_event(event), schema)
+        let (entity, name) = task_event(event);
+        (entity, name, schema)
     });
     let all = workflow.into_iter().chain(task);
     all.map(
@@ -74,7 +81,9 @@ fn schema<D: JsonSchema>(entity: Entity, name: &str) -> Value {
         generator.subschema_for::<Referenced>(),
     ];
     for field in task["required"].as_array().into_iter().flatten() {
-        if let (Entity::Task, Some(required)) = (entity, about["required"].as_array_mut()) {
+        if let (Entity::Task | Entity::Tool, Some(required)) =
+            (entity, about["required"].as_array_mut())
+        {
             required.push(field.clone());
         }
     }
