@@ -1,6 +1,7 @@
 //! The task execution reconciler: applies the plans of [`crate::engine::attempt`], and lets
 //! ended executions go.
 
+mod calling;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
+    calls::CallsUnderWay,
     cluster::{CallError, Cluster},
     hub::{Hub, is_over},
     index::{Key, is_held, sibling},
@@ -52,6 +54,8 @@ pub struct Executions {
     pub metrics: Arc<Metrics>,
     /// Kubernetes Events.
     pub warnings: Warnings,
+    /// Calls of tools; none without NATS.
+    pub calls: Option<CallsUnderWay>,
     /// How pods are made.
     pub pods: PodSettings,
     /// How long a deleted object waits for NATS.
@@ -66,6 +70,7 @@ impl Executions {
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
         let again = self.release_orphans(key).await?;
         let Some(execution) = self.hub.index.execution(key) else {
+            self.forget_call(key);
             return Ok(again);
         };
         let span = info_span!(
@@ -144,15 +149,23 @@ impl Executions {
         rows.any(|row| Some(row.name.as_str()) == task && row.says_begun(index))
     }
 
-    /// The engine's plan; a pod that may be gone or have ended is first asked for.
+    /// The engine's plan.
     async fn plan(&self, key: &Key, execution: &TaskExecution) -> Result<Plan, CallError> {
+        let outliving = !is_ended(execution) && self.run_is_over(key, execution).await?;
+        let outliving = outliving.then(|| attempt::outliving(execution));
+        let execution = outliving.as_ref().unwrap_or(execution);
+        match &execution.spec.tool {
+            Some(tool) => self.plan_call(key, execution, tool).await,
+            None => self.plan_pod(key, execution).await,
+        }
+    }
+
+    /// A pod that may be gone or have ended is first asked for.
+    async fn plan_pod(&self, key: &Key, execution: &TaskExecution) -> Result<Plan, CallError> {
         let attempt = attempt::current_attempt(execution);
         let pod = self.hub.index.pod(&pod_key(key, attempt));
         let pods = self.hub.index.pods_of(key);
         let view = pod.as_deref().map_or(PodView::Unseen, PodView::Cached);
-        let outliving = !is_ended(execution) && self.run_is_over(key, execution).await?;
-        let outliving = outliving.then(|| attempt::outliving(execution));
-        let execution = outliving.as_ref().unwrap_or(execution);
         let plan = self.decide(execution, view, &pods);
         let [Step::ConfirmPod(asked)] = plan.steps[..] else {
             return Ok(plan);
@@ -184,6 +197,9 @@ impl Executions {
         let pod = |attempt: &u32| self.hub.index.pod(&pod_key(key, *attempt));
         match step {
             Step::CreatePod(attempt) => return self.create_pod(key, execution, *attempt).await,
+            Step::Call(_) | Step::Listen(_) | Step::ConfirmCall(_) => {
+                return Ok(self.call(key, execution, step).await);
+            }
             Step::Record(status) => self.record(execution, status).await?,
             Step::ConfirmPod(attempt) => {
                 self.cluster.fetch_pod(&pod_key(key, *attempt)).await?;
@@ -308,6 +324,9 @@ impl Executions {
             .as_ref()
             .map(|status| status.phase)
             .unwrap_or_default();
+        if phase.is_final() {
+            self.forget_call(key);
+        }
         if !phase.is_final() || !is_held(execution) {
             return Ok(wake.map(|wake| instant(&*self.clock, wake)));
         }

@@ -1,5 +1,6 @@
 //! The wiring: what happens in the cluster, and what is done about it.
 
+pub mod calls;
 pub mod cluster;
 pub mod drive;
 pub mod executions;

@@ -28,10 +28,14 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     // Every call has a timeout of our own; retries are the queues', which know what is stale.
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);
+    let bus = bus(&settings).await?;
     let outside = Outside {
         client: Client::try_from(config)?,
-        bus: bus(&settings).await?,
+        bus: bus.clone().map(|bus| bus as Arc<dyn Bus>),
+        calls: bus.map(|bus| bus as Arc<dyn Calls>),
         clock: Arc::new(SystemClock),
+        // Not what the settings say: a process that starts anew may have the same.
+        caller: identity(),
         identity: settings.identity.clone().unwrap_or_else(identity),
     };
     let address = settings.http_address;
@@ -61,7 +65,7 @@ fn identity() -> String {
     )
 }
 
-async fn bus(settings: &Settings) -> Result<Option<Arc<dyn Bus>>, Error> {
+async fn bus(settings: &Settings) -> Result<Option<Arc<NatsBus>>, Error> {
     let Some(options) = settings.nats() else {
         info!("no NATS URL: events are not mirrored");
         return Ok(None);

@@ -19,6 +19,7 @@ use tracing::info;
 
 use super::{
     Error,
+    calls::CallsUnderWay,
     cluster::Cluster,
     drive::drive,
     executions::Executions,
@@ -42,7 +43,7 @@ use crate::{
     api::{PodTemplate, TaskExecution, Time, Ttl, Workflow},
     engine::{admission::AllowList, definition::Installation, pod::PodSettings},
     events::Subjects,
-    ports::{Bus, Clock},
+    ports::{Bus, Calls, Clock},
 };
 
 /// How often the event stream is looked at.
@@ -69,10 +70,14 @@ pub struct Outside {
     pub client: Client,
     /// NATS; without it nothing is mirrored.
     pub bus: Option<Arc<dyn Bus>>,
+    /// Calls of tools over NATS; without it none can be called.
+    pub calls: Option<Arc<dyn Calls>>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Who holds the lease.
     pub identity: String,
+    /// Which process calls tools: no other one, before or after it, may ever say so.
+    pub caller: String,
 }
 
 /// An operator.
@@ -82,6 +87,8 @@ pub struct System {
     client: Client,
     clock: Arc<dyn Clock>,
     identity: String,
+    calls: Option<Arc<dyn Calls>>,
+    caller: String,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     survey: Survey,
@@ -111,6 +118,8 @@ impl System {
             client: outside.client,
             clock: outside.clock,
             identity: outside.identity,
+            calls: outside.calls,
+            caller: outside.caller,
             hub: Arc::new(Hub::new(Outbox::new(mirror))),
             metrics: Arc::new(metrics),
             survey,
@@ -214,6 +223,13 @@ impl System {
         synced
     }
 
+    fn calls_under_way(&self) -> Option<CallsUnderWay> {
+        let calls = self.calls.clone()?;
+        let (caller, prefix) = (self.caller.clone(), &self.settings.nats_prefix);
+        let (hub, clock) = (self.hub.clone(), self.clock.clone());
+        Some(CallsUnderWay::new(calls, prefix, caller, hub, clock))
+    }
+
     fn start_watch<K: Watched>(
         &self,
         tasks: &mut JoinSet<()>,
@@ -259,6 +275,7 @@ impl System {
             clock: clock.clone(),
             metrics: metrics.clone(),
             warnings,
+            calls: self.calls_under_way(),
             pods: PodSettings {
                 restricted: settings.restricted_pods,
             },

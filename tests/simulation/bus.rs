@@ -16,7 +16,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of a question.
-enum Heard<T> {
+pub enum Heard<T> {
     Answer(T),
     Nothing,
     NotConnected,
@@ -36,7 +36,11 @@ impl SimBus {
         })
     }
 
-    async fn ask<T: Send + 'static>(
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    pub async fn ask<T: Send + 'static>(
         &self,
         deed: impl FnOnce(&mut World) -> T + Send + 'static,
     ) -> Heard<T> {
@@ -133,7 +137,7 @@ impl Bus for SimBus {
     async fn last(&self, filter: &str) -> Result<Option<Stored>, BusError> {
         let filter = filter.to_owned();
         let asked = self.ask(move |world| world.bus.last(&filter));
-        heard(asked.await)
+        asked.await.answer()?
     }
 
     async fn ensure_streams(&self) -> Result<StreamIdentity, BusError> {
@@ -141,7 +145,7 @@ impl Bus for SimBus {
             let now = world.time().to_string();
             world.bus.ensure(&now)
         });
-        heard(asked.await)
+        asked.await.answer()?
     }
 
     fn connected(&self) -> bool {
@@ -149,10 +153,13 @@ impl Bus for SimBus {
     }
 }
 
-fn heard<T>(heard: Heard<Result<T, BusError>>) -> Result<T, BusError> {
-    match heard {
-        Heard::Answer(answer) => answer,
-        Heard::Nothing => Err(BusError::Timeout),
-        Heard::NotConnected => Err(BusError::Unavailable("not connected".to_owned())),
+impl<T> Heard<T> {
+    /// The answer, if there is one.
+    pub fn answer(self) -> Result<T, BusError> {
+        match self {
+            Heard::Answer(answer) => Ok(answer),
+            Heard::Nothing => Err(BusError::Timeout),
+            Heard::NotConnected => Err(BusError::Unavailable("not connected".to_owned())),
+        }
     }
 }

@@ -68,6 +68,7 @@ classes! {
     BusEndLost: "NATS: restarted without the end of its stream",
     BusRetired: "NATS: the oldest messages went",
     BusFull: "NATS: no space left for a while",
+    ToolAnswerMissed: "NATS: a tool's answer does not reach who listens",
 }
 
 /// How likely each class is in this world, and how often it happened.
@@ -84,9 +85,15 @@ impl Faults {
     pub fn draw(seed: u64) -> Faults {
         let mut dice = fastrand::Rng::with_seed(seed ^ 0xfa17);
         let calm = dice.u8(..8) == 0;
+        // Of chance of its own: worlds without tools stay what they are.
+        let mut dice_of_tools = fastrand::Rng::with_seed(seed ^ 0x7001_fa17);
         let weights = Class::ALL
             .iter()
             .map(|class| {
+                let dice = match class {
+                    Class::ToolAnswerMissed => &mut dice_of_tools,
+                    _ => &mut dice,
+                };
                 let there = !calm && dice.u8(..3) == 0;
                 (*class, if there { 0.2 + dice.f64() } else { 0.0 })
             })

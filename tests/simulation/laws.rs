@@ -1,6 +1,7 @@
 //! What always holds: checked at every write, every message and every request, and once more at
 //! the end. The laws look at what is stored and told, never at what the operator thinks.
 
+mod calls;
 mod control;
 mod records;
 mod told;
@@ -8,7 +9,7 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 
 use compozy::api::{
-    FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
+    CallRecord, FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -87,6 +88,8 @@ struct ExecutionSeen {
     history: BTreeMap<u64, String>,
     phase: TaskPhase,
     failures: u32,
+    /// The last call of a tool.
+    call: Option<CallRecord>,
     seen: Seen,
 }
 
@@ -117,6 +120,7 @@ pub struct Laws {
     runs: BTreeMap<String, RunSeen>,
     executions: BTreeMap<String, ExecutionSeen>,
     pods: BTreeMap<String, PodSeen>,
+    calls: calls::CallsSeen,
     /// What the stream holds or held, in its order: UID and place in the object's history.
     told: Vec<(String, u64)>,
     /// When the stream last lost messages.
@@ -212,6 +216,7 @@ impl Laws {
         let status = execution.status.clone().unwrap_or_default();
         let before = std::mem::replace(&mut seen.phase, status.phase);
         seen.outputs.clone_from(&status.outputs);
+        seen.call.clone_from(&status.call);
         seen.failures = status.failures.application + status.failures.infrastructure;
         let transitions: Vec<_> = status
             .transitions
@@ -239,6 +244,7 @@ impl Laws {
         }
         self.attempts(&uid, &execution);
         self.recorded(&uid, &execution);
+        self.call_ended(&uid, &execution);
     }
 
     /// What is recorded of attempts is what befell their pods, and within the budgets.
@@ -252,7 +258,8 @@ impl Laws {
             let mut ends = pods
                 .filter(|pod| pod.execution == uid && pod.attempt == record.number)
                 .map(|pod| pod.exit_code);
-            if record.reason == "Completed" && !ends.clone().any(|end| end == Some(0)) {
+            let calls = spec.tool.is_some();
+            if record.reason == "Completed" && !calls && !ends.clone().any(|end| end == Some(0)) {
                 wrong.push(format!(
                     "attempt {} is said to have succeeded, its pod: {:?}",
                     record.number,

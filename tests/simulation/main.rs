@@ -20,6 +20,7 @@ mod rest;
 mod scenario;
 mod seed;
 mod systematic;
+mod tools;
 mod trace;
 mod troubles;
 mod wire;

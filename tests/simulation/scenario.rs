@@ -16,8 +16,12 @@ use crate::{
             NodeLost, Nothing, Reason, Soon, Succeeds, Vanishes,
         },
     },
+    tools::TOOL,
     trace::fingerprint,
 };
+
+/// What tells the chance of tools from that of everything else.
+const SALT_OF_TOOLS: u64 = 0x7001;
 
 /// What tells the chance of items from that of everything else.
 const SALT_OF_ITEMS: u64 = 0xe0b3;
@@ -54,6 +58,8 @@ pub struct Scenario {
     pub replicas: usize,
     /// How long a deleted object waits for NATS, in seconds.
     pub grace: u64,
+    /// Some tasks call a tool.
+    pub tools: bool,
 }
 
 impl Scenario {
@@ -77,7 +83,12 @@ impl Scenario {
             quiet_at: 0,
             replicas: 1,
             grace: 300,
+            tools: false,
         }
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// A case of the corpus.
@@ -117,6 +128,13 @@ impl Scenario {
                 give_items(&mut dice_of_items, &mut planned.spec);
             }
         }
+        let mut dice_of_tools = Rng::with_seed(seed ^ SALT_OF_TOOLS);
+        let tools = one_in(&mut dice_of_tools, 4);
+        if tools {
+            for planned in &mut workflows {
+                give_tools(&mut dice_of_tools, &mut planned.spec);
+            }
+        }
         Scenario {
             seed,
             workflows,
@@ -126,6 +144,7 @@ impl Scenario {
             quiet_at,
             replicas: 1 + usize::from(dice.bool()),
             grace: dice.choice([5, 60, 300]).unwrap_or(300),
+            tools,
         }
     }
 
@@ -260,6 +279,17 @@ fn give_items(dice: &mut Rng, spec: &mut Value) {
         );
         let text = spec.to_string().replace(&one, &all);
         *spec = serde_json::from_str(&text).unwrap_or_default();
+    }
+}
+
+/// Some of the tasks call a tool instead of running a pod.
+fn give_tools(dice: &mut Rng, spec: &mut Value) {
+    for task in spec["tasks"].as_array_mut().into_iter().flatten() {
+        if let Some(task) = task.as_object_mut().filter(|_| dice.bool()) {
+            task.remove("container");
+            task.remove("imagePullTimeout");
+            task.insert("tool".to_owned(), json!({"name": TOOL}));
+        }
     }
 }
 

@@ -290,12 +290,14 @@ async fn operate(world: Shared, process: Process, since: Since, ended: oneshot::
     let grace = format!("{}s", world.lock().scenario.grace);
     let arguments = ["operator", "--events-deletion-grace", &grace];
     let settings = CommandLine::parse_from(arguments).settings;
-    let bus: Arc<dyn Bus> = SimBus::new(&world, process);
+    let bus = SimBus::new(&world, process);
     let outside = Outside {
         client: client(&world, process),
-        bus: Some(bus),
+        bus: Some(bus.clone()),
+        calls: Some(bus),
         clock: SimClock::new(&world, process, since),
         identity: process.identity(),
+        caller: process.identity(),
     };
     let result = match System::new(settings, outside) {
         Ok(system) => {

@@ -48,6 +48,9 @@ const TROUBLES: &[Class] = &[
 /// After so many milliseconds of quiet users end what has not ended by itself.
 const USERS_PATIENCE: u64 = 20 * 60_000;
 
+/// The tool may be defined so many milliseconds late.
+const CARE_BEGINS: u64 = 30_000;
+
 /// So long a user still tries to create something when all is quiet.
 const PERSISTENCE: u64 = 60_000;
 
@@ -68,6 +71,10 @@ impl World {
             self.later(at, move |world| world.act(&name, act));
         }
         self.begin_case();
+        if self.scenario.tools {
+            let wait = self.faults.dice.u64(0..CARE_BEGINS);
+            self.later(wait, World::keep_tool);
+        }
         if self.faults.are_on() {
             let wait = self.faults.dice.u64(0..5000);
             self.later(wait, World::trouble);
@@ -326,14 +333,18 @@ impl World {
         let count = self.faults.dice.usize(1..12);
         let there = !self.bus.messages.is_empty();
         match class {
-            Class::BusAway => return self.for_a_while(span * 3, |world, on| world.bus.away = on),
+            Class::BusAway => return self.for_a_while(span * 3, World::set_away),
             Class::BusLeaderless => {
                 return self.for_a_while(span, |world, on| world.bus.leaderless = on);
             }
             Class::BusFull => return self.for_a_while(span, |world, on| world.bus.full = on),
-            Class::BusEmptied => self.bus.empty(),
+            Class::BusEmptied => {
+                self.bus.empty();
+                self.forget_answers();
+            }
             Class::BusEndLost if there => {
                 self.bus.lose_end(count);
+                self.forget_answers();
                 self.power_fails();
             }
             Class::BusRetired if there => {
@@ -348,7 +359,15 @@ impl World {
         let now = self.now();
         self.laws.stream_lost(&left, now);
         // It was a restart of the server.
-        self.for_a_while(300, |world, on| world.bus.away = on)
+        self.for_a_while(300, World::set_away)
+    }
+
+    /// NATS cannot be reached, or can again.
+    fn set_away(&mut self, away: bool) {
+        self.bus.away = away;
+        if !away {
+            self.reconnect();
+        }
     }
 
     /// What takes the end of a stream may take an operator with it, before it noticed.
@@ -385,7 +404,7 @@ impl World {
         self.no_executions = false;
         self.api.serve(Kind::Workflow, true);
         self.api.serve(Kind::TaskExecution, true);
-        self.bus.away = false;
+        self.set_away(false);
         self.bus.leaderless = false;
         self.bus.full = false;
         for replica in &mut self.replicas {

@@ -24,6 +24,7 @@ use crate::{
     laws::Laws,
     scenario::Scenario,
     systematic::disturbance::{Course, EventFate},
+    tools::Tools,
     trace::Trace,
 };
 
@@ -129,6 +130,7 @@ struct Follower {
 pub struct World {
     pub api: ApiServer,
     pub bus: JetStream,
+    pub tools: Tools,
     pub faults: Faults,
     pub scenario: Scenario,
     pub trace: Trace,
@@ -184,6 +186,7 @@ impl World {
             taken_in: api.revision(),
             api,
             bus: JetStream::new(seed.is_multiple_of(2)),
+            tools: Tools::default(),
             faults,
             case: scenario.case.clone().map(UnderWay::new),
             scenario,

@@ -158,6 +158,10 @@ names it. Lines of YAML, or none.
 {{ .Values.nats.credentials.subscriberSecret | default (include "compozy.name" (dict "root" . "component" "nats-subscriber")) }}
 {{- end }}
 
+{{- define "compozy.nats.toolsSecret" -}}
+{{ .Values.nats.credentials.toolsSecret | default (include "compozy.name" (dict "root" . "component" "nats-tools")) }}
+{{- end }}
+
 {{- /* As the operator names it. */ -}}
 {{- define "compozy.nats.eventStream" -}}
 {{ .Values.nats.prefix | replace "." "_" | upper }}_EVENTS

@@ -11,6 +11,7 @@ pub enum Kind {
     Event,
     Workflow,
     TaskExecution,
+    Tool,
 }
 
 /// What is known of a kind.
@@ -108,6 +109,12 @@ static WORKFLOW: Resource = Resource {
     plural: "workflows",
     ..CUSTOM
 };
+static TOOL: Resource = Resource {
+    kind: "Tool",
+    plural: "tools",
+    has_status: false,
+    ..CUSTOM
+};
 static TASK_EXECUTION: Resource = Resource {
     kind: "TaskExecution",
     plural: "taskexecutions",
@@ -116,7 +123,7 @@ static TASK_EXECUTION: Resource = Resource {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Namespace,
         Kind::Pod,
         Kind::ConfigMap,
@@ -124,6 +131,7 @@ impl Kind {
         Kind::Event,
         Kind::Workflow,
         Kind::TaskExecution,
+        Kind::Tool,
     ];
 
     /// What is known of it.
@@ -136,6 +144,7 @@ impl Kind {
             Kind::Event => &EVENT,
             Kind::Workflow => &WORKFLOW,
             Kind::TaskExecution => &TASK_EXECUTION,
+            Kind::Tool => &TOOL,
         }
     }
 }

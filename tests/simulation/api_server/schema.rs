@@ -20,6 +20,7 @@ use super::{
 pub struct Schemas {
     workflow: Node,
     task_execution: Node,
+    tool: Node,
 }
 
 /// A schema, or a part of one. Of OpenAPI it has what our CRDs use; a test fails when they use more.
@@ -59,6 +60,7 @@ impl Schemas {
             Arc::new(Schemas {
                 workflow: installed("Workflow"),
                 task_execution: installed("TaskExecution"),
+                tool: installed("Tool"),
             })
         })
         .clone()
@@ -68,6 +70,7 @@ impl Schemas {
     fn of(&self, kind: Kind) -> &Node {
         match kind {
             Kind::TaskExecution => &self.task_execution,
+            Kind::Tool => &self.tool,
             _ => &self.workflow,
         }
     }

@@ -84,7 +84,7 @@ impl ApiServer {
         fields.insert("uid".to_owned(), uid.into());
         fields.insert("creationTimestamp".to_owned(), metadata::time(now));
         match kind {
-            Kind::Workflow | Kind::TaskExecution => {
+            Kind::Workflow | Kind::TaskExecution | Kind::Tool => {
                 fields.insert("generation".to_owned(), 1.into());
                 if let Value::Object(object) = object {
                     object.remove("status");
@@ -208,7 +208,7 @@ impl ApiServer {
             Kind::Lease => typed::<Lease>(object)?,
             Kind::Event => typed::<Event>(object)?,
             Kind::Namespace => typed::<Namespace>(object)?,
-            Kind::Workflow | Kind::TaskExecution => {
+            Kind::Workflow | Kind::TaskExecution | Kind::Tool => {
                 self.schemas.prune(kind, &mut object);
                 object
             }
@@ -222,7 +222,7 @@ impl ApiServer {
     /// Adds what is wrong with an object that is to be kept.
     fn object_to(&self, kind: Kind, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         match (kind, old) {
-            (Kind::Workflow | Kind::TaskExecution, old) => {
+            (Kind::Workflow | Kind::TaskExecution | Kind::Tool, old) => {
                 self.schemas.objections(kind, new, old, causes);
             }
             (Kind::Pod, Some(old)) => causes.extend(pods::objections(new, old)),

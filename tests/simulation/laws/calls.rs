@@ -1,0 +1,85 @@
+//! Calls of tools: each is sent once, by who recorded it, and what is recorded of it was answered.
+
+use std::collections::BTreeMap;
+
+use compozy::{
+    api::{ErrorCode, TaskExecution, TaskPhase},
+    protocol::tool::ToolExecute,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Laws;
+
+/// What was seen of a call.
+#[derive(Default)]
+pub(super) struct CallSeen {
+    sent: bool,
+    /// Results, in the order in which they were given, with the time.
+    results: Vec<(Timestamp, Value)>,
+}
+
+/// What was seen of all of them.
+#[derive(Default)]
+pub(super) struct CallsSeen {
+    calls: BTreeMap<String, CallSeen>,
+    /// Answers were lost for good.
+    lost: bool,
+}
+
+impl Laws {
+    /// A process sends a call.
+    pub fn called(&mut self, command: &ToolExecute, process: &str) {
+        let id = &command.tool_exec_id;
+        let call = self.calls.calls.entry(id.clone()).or_default();
+        if std::mem::replace(&mut call.sent, true) {
+            self.break_with("a call is sent once", id.clone());
+        }
+        let execution = self.executions.get(&command.task_exec_id);
+        let record = execution.and_then(|seen| seen.call.as_ref());
+        let theirs = record.filter(|record| record.tool_exec_id == *id);
+        if theirs.is_none_or(|record| record.caller != process) {
+            let what = format!("{process} calls {id}, recorded: {record:?}");
+            self.break_with("a call is sent by who recorded it", what);
+        }
+    }
+
+    /// Whoever serves a tool answers.
+    pub fn answered(&mut self, id: &str, body: &Value, now: Timestamp) {
+        if body["status"] != "STARTED" {
+            let call = self.calls.calls.entry(id.to_owned()).or_default();
+            call.results.push((now, body.clone()));
+        }
+    }
+
+    /// Answers were lost for good.
+    pub fn answers_lost(&mut self) {
+        self.calls.lost = true;
+    }
+
+    /// What is recorded of a call whose task execution has ended.
+    pub(super) fn call_ended(&mut self, uid: &str, execution: &TaskExecution) {
+        let Some(status) = execution.status.as_ref().filter(|it| it.phase.is_final()) else {
+            return;
+        };
+        let Some(record) = status.call.as_ref() else {
+            return;
+        };
+        let call = self.calls.calls.get(&record.tool_exec_id);
+        let first = call.and_then(|call| call.results.first());
+        let given = first.map(|(_, body)| &body["output"]);
+        if status.phase == TaskPhase::Succeeded && status.outputs.as_ref() != given {
+            let what = format!("{uid}: {:?}, answered: {first:?}", status.outputs);
+            self.break_with("a task gives what its tool gave", what);
+        }
+        let code = status.error.as_ref().map(|error| error.code.as_str());
+        let good = first.filter(|(at, body)| {
+            *at < record.deadline.0 && matches!(body["status"].as_str(), Some("SUCCESS" | "TOOL_ERROR"))
+        });
+        let forgotten = code == Some(ErrorCode::ToolUnavailable.as_str()) && good.is_some();
+        if forgotten && !self.calls.lost {
+            let what = format!("{uid}: {:?}, answered: {first:?}", status.error);
+            self.break_with("no answer is forgotten", what);
+        }
+    }
+}
