@@ -51,6 +51,7 @@ pub fn template(kind: Kind, namespace: &str, name: &str) -> Value {
             "inputs": {"a": 1},
             "tasks": [{"name": "one", "container": {"image": "busybox", "args": ["x"]}}],
         }}),
+        Kind::Tool => json!({"spec": {"external": true, "timeout": "5s"}}),
         Kind::TaskExecution => json!({"spec": {
             "imagePullTimeout": "10m",
             "infrastructureRetries": 3,
@@ -143,6 +144,13 @@ pub fn content_edit(kind: Kind, rng: &mut Rng) -> Edit {
             ("spec.imagePullTimeout", some(json!("soon"))),
             ("spec.unknown", some(json!(1))),
             ("status", some(json!({"phase": "Running"}))),
+        ],
+        Kind::Tool => vec![
+            ("spec.external", some(json!(false))),
+            ("spec.external", None),
+            ("spec.timeout", some(json!("soon"))),
+            ("spec.timeout", None),
+            ("spec.unknown", some(json!(1))),
         ],
         Kind::Event => vec![
             ("note", some(json!("other"))),

@@ -20,7 +20,7 @@ def test_example(namespace, subscriber, path):
     text = path.read_text()
     ends = re.search(r"^# ends: (\w+)$", text, re.MULTILINE)
     assert ends, "the header says how the run ends: `# ends: Succeeded`"
-    manifest = yaml.safe_load(text)
+    [manifest] = [made for made in yaml.safe_load_all(text) if made["kind"] == "Workflow"]
     name = manifest["metadata"]["name"]
     assert name == path.stem
 

@@ -24,7 +24,12 @@ class Message:
 
     @property
     def uid(self):
-        """The workflow execution or task execution that this is about."""
+        """The workflow execution or task execution that this is about; of a tool's event, who called it."""
+        return self.headers["ce-id"].rsplit(":", 1)[0]
+
+    @property
+    def instance(self):
+        """What its subject names: the workflow execution, the task execution, or the call of a tool."""
         return self.subject.split(".")[4]
 
     @property
@@ -42,7 +47,7 @@ class Message:
 
     @property
     def entity(self):
-        """workflow or task."""
+        """workflow, task or tool."""
         return self.subject.split(".")[2]
 
     def __str__(self):
@@ -200,6 +205,8 @@ def assert_exactly_once_in_order(stored, expected):
         assert sequences == list(range(1, expected[uid] + 1)), f"{uid}: {listing(messages)}"
     for message in stored:
         assert message.headers["ce-id"] == f"{message.uid}:{message.sequence}"
+        about = message.payload["tool_exec_id"] if message.entity == "tool" else message.uid
+        assert message.instance == about
         assert message.headers["Nats-Msg-Id"] == message.headers["ce-id"]
         assert message.payload["sequence"] == message.sequence
     positions = [message.position for message in stored]

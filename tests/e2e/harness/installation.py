@@ -50,7 +50,7 @@ def operator_is_there():
 
 
 def secret(user):
-    """Name and password of a NATS user: operator or subscriber."""
+    """Name and password of a NATS user: operator, subscriber or tools."""
     data = cluster.get("-n", SPACE, "secret", f"{RELEASE}-nats-{user}")["data"]
     return base64.b64decode(data["username"]).decode(), base64.b64decode(data["password"]).decode()
 

@@ -24,6 +24,21 @@ def task(name, script="true", container=None, **fields):
     return {"name": name, "container": {**base, **(container or {})}, **fields}
 
 
+def call(name, tool, **fields):
+    """A task that calls a tool."""
+    return {"name": name, "tool": {"name": tool}, **fields}
+
+
+def tool(name, **spec):
+    """A tool that the test serves itself."""
+    return {
+        "apiVersion": "compozy.dev/v1alpha1",
+        "kind": "Tool",
+        "metadata": {"name": name},
+        "spec": {"external": True, **spec},
+    }
+
+
 def env(**values):
     """Environment variables as a container has them."""
     return [{"name": name, "value": value} for name, value in values.items()]

@@ -1,0 +1,186 @@
+"""Tools over NATS: a task's whole logic is one call. Flow document 05, both branches, and whatever a tool may do."""
+
+import asyncio
+import contextlib
+
+import pytest
+from harness import installation
+from harness.events import by_object, whole_run
+from harness.manifests import call, retry, tool, workflow
+from harness.tool_server import ToolServer
+
+
+@pytest.fixture
+def serve(namespace):
+    """Serves tools of the test's namespace, until the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name, answer):
+            server = ToolServer(installation.nats_url(), *installation.secret("tools"), namespace.name, name, answer)
+            stack.callback(server.close)
+            return server
+
+        yield begin
+
+
+async def doubles(call, say):
+    await say("STARTED")
+    await say("SUCCESS", output={"n": 2 * call["input_args"]["n"]})
+
+
+async def declines(_call, say):
+    await say("STARTED")
+    await say("TOOL_ERROR", error={"message": "the card was declined", "code": "CARD_DECLINED", "details": {"at": 3}})
+
+
+async def never(_call, _say):
+    pass
+
+
+def told(namespace, subscriber, name, task):
+    """Entity and event of everything that was told of a task, in order."""
+    uid = namespace.executions(name)[task]["metadata"]["uid"]
+    messages = by_object(whole_run(namespace, subscriber, name))[uid]
+    return [f"{message.entity} {message.event}" for message in messages], messages
+
+
+def test_a_tool_gives_the_outputs_of_its_task(namespace, subscriber, serve):
+    server = serve("double", doubles)
+    namespace.create(tool("double"))
+    chain = [
+        call("once", "double", **{"with": {"n": 4}}),
+        call("twice", "double", dependsOn=["once"], **{"with": {"n": "${{ tasks.once.outputs.n }}"}}),
+    ]
+    namespace.create(workflow("chain", *chain, outputs={"n": "${{ tasks.twice.outputs.n }}"}))
+    assert namespace.succeeded("chain")["outputs"] == {"n": 16}
+
+    execution = namespace.executions("chain")["once"]
+    [first, _] = server.calls
+    run = namespace.get("cw", "chain")["metadata"]["uid"]
+    assert (first["tool_id"], first["input_args"], first["namespace"]) == ("double", {"n": 4}, namespace.name)
+    assert (first["workflow_exec_id"], first["task_id"]) == (run, "once")
+    assert (first["task_exec_id"], first["attempt"]) == (execution["metadata"]["uid"], 1)
+    assert execution["status"]["executor"] == "tool/double"
+    events, messages = told(namespace, subscriber, "chain", "once")
+    assert events == ["task scheduled", "task started", "tool started", "tool completed", "task completed"]
+    completed = messages[3].payload
+    assert completed["tool_execution_status"] == "SUCCESS"
+    assert completed["output"] == {"n": 8}
+    assert (completed["tool_id"], completed["tool_exec_id"]) == ("double", first["tool_exec_id"])
+    assert namespace.pods() == []
+
+
+def test_flow_document_05_a_tool_side_error(namespace, subscriber, serve):
+    """The first branch: ToolExecutionResult (TOOL_ERROR), ToolExecutionSuccess that says so, TaskExecutionFailed."""
+    server = serve("charge", declines)
+    namespace.create(tool("charge"))
+    namespace.create(workflow("order", call("pay", "charge", retry=retry(2), **{"with": {"amount": 5}})))
+    error = namespace.failed("order")
+    assert error["details"]["task_error"]["code"] == "TOOL_ERROR"
+    assert "the card was declined" in error["details"]["task_error"]["message"]
+
+    events, messages = told(namespace, subscriber, "order", "pay")
+    attempt = ["task started", "tool started", "tool completed", "task failed"]
+    assert events == ["task scheduled", *attempt, "task retry_scheduled", *attempt]
+    answered = [message.payload for message in messages if message.entity == "tool" and message.event == "completed"]
+    assert [payload["tool_execution_status"] for payload in answered] == ["TOOL_ERROR", "TOOL_ERROR"]
+    assert {payload["error"]["code"] for payload in answered} == {"CARD_DECLINED"}
+    assert [payload["tool_exec_id"] for payload in answered] == [seen["tool_exec_id"] for seen in server.calls]
+    assert len({seen["tool_exec_id"] for seen in server.calls}) == 2
+    failed = messages[-1].payload
+    assert failed["error"]["code"] == "TOOL_ERROR"
+    assert failed["error"]["details"]["tool_error"]["code"] == "CARD_DECLINED"
+
+
+@pytest.mark.parametrize("answer, code", [(never, "TIMEOUT"), (None, "NO_RESPONDERS")])
+def test_flow_document_05_a_tool_that_does_not_answer(namespace, subscriber, serve, answer, code):
+    """The second branch: ToolExecutionFailed, TaskExecutionFailed."""
+    if answer:
+        serve("charge", answer)
+    namespace.create(tool("charge", timeout="2s"))
+    namespace.create(workflow("order", call("pay", "charge", **{"with": {"amount": 5}})))
+    error = namespace.failed("order")["details"]["task_error"]
+    assert error["code"] == "TOOL_UNAVAILABLE"
+
+    events, messages = told(namespace, subscriber, "order", "pay")
+    assert events == ["task scheduled", "task started", "tool failed", "task failed"]
+    assert messages[2].payload["error"]["code"] == code
+    assert messages[3].payload["error"]["code"] == "TOOL_UNAVAILABLE"
+
+
+def test_what_a_tool_answers_twice_or_late_counts_once_or_not_at_all(namespace, subscriber, serve):
+    async def twice(call, say):
+        await say("SUCCESS", output={"n": 1})
+        await say("SUCCESS", output={"n": 2})
+        await say("TOOL_ERROR", error={"message": "no", "code": "LATE"})
+
+    async def late(call, say):
+        await asyncio.sleep(3)
+        await say("SUCCESS", output={"n": 1})
+
+    serve("twice", twice)
+    server = serve("late", late)
+    namespace.create(tool("twice"))
+    namespace.create(tool("late", timeout="1s"))
+    tasks = [call("twice", "twice"), call("late", "late", onFailure="Continue"), call("after", "late", dependsOn=["late"])]
+    namespace.create(workflow("answers", *tasks, failurePolicy="Complete"))
+    namespace.failed("answers")
+    found = namespace.executions("answers")
+    assert found["twice"]["status"]["outputs"] == {"n": 1}
+    assert [found[name]["status"]["error"]["code"] for name in ("late", "after")] == ["TOOL_UNAVAILABLE"] * 2
+    assert len(server.calls) == 2
+    events, _ = told(namespace, subscriber, "answers", "twice")
+    assert events == ["task scheduled", "task started", "tool started", "tool completed", "task completed"]
+
+
+@pytest.mark.parametrize(
+    "body, code",
+    [
+        (b"garbage", "TOOL_UNAVAILABLE"),
+        (b'{"status": "SUCCESS"}', "TOOL_UNAVAILABLE"),
+        (b'{"tool_exec_id": "ID", "status": "SUCCESS", "output": [1]}', "INVALID_OUTPUTS"),
+        (b'{"tool_exec_id": "ID", "status": "SUCCESS", "output": {"x": "' + b"x" * 300_000 + b'"}}', "OUTPUTS_TOO_LARGE"),
+    ],
+    ids=["no-json", "without-its-id", "no-object", "too-large"],
+)
+def test_an_answer_that_cannot_be_taken_fails_the_task_and_says_why(namespace, serve, body, code):
+    async def answers(call, _say):
+        answer = body.replace(b"ID", call["tool_exec_id"].encode())
+        await server.connection.publish(call["reply_to_subject"], answer)
+
+    server = serve("odd", answers)
+    namespace.create(tool("odd"))
+    namespace.create(workflow("odd", call("ask", "odd")))
+    error = namespace.failed("odd")["details"]["task_error"]
+    assert error["code"] == code, error
+
+
+def test_a_task_waits_visibly_for_a_tool_that_is_not_there(namespace, serve):
+    serve("double", doubles)
+    executions = namespace.watch("te")
+    namespace.create(workflow("early", call("ask", "double", **{"with": {"n": 1}})))
+    executions.one(lambda found: found.get("status", {}).get("reason") == "ToolMissing", what="it says what it waits for")
+    namespace.create(tool("double"))
+    assert namespace.succeeded("early")
+
+
+def test_items_call_a_tool_each(namespace, serve):
+    server = serve("double", doubles)
+    namespace.create(tool("double"))
+    items = call("each", "double", forEach={"items": list(range(20))}, **{"with": {"n": "${{ item }}"}})
+    namespace.create(workflow("items", items, outputs={"all": "${{ tasks.each.outputs }}"}))
+    outputs = namespace.succeeded("items")["outputs"]
+    assert [one["n"] for one in outputs["all"]] == [2 * n for n in range(20)]
+    assert len(server.calls) == 20
+
+
+def test_whoever_serves_tools_can_neither_forge_events_nor_hear_others(namespace, serve):
+    server = serve("double", doubles)
+    for subject in (
+        "compozy.events.task.instance.x.completed",
+        "compozy.commands.tool.a_b.execute.a_c",
+        "$JS.API.STREAM.DELETE.COMPOZY_EVENTS",
+    ):
+        assert "publish" in server.refusal(lambda connection, subject=subject: connection.publish(subject, b"{}"))
+    for subject in ("compozy.results.tool.>", "compozy.events.>", "_INBOX.>"):
+        assert "subscription" in server.refusal(lambda connection, subject=subject: connection.subscribe(subject))
