@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::{
-        FailurePolicy, ForEach, ItemFailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults, Ttl,
-        WorkflowSpec,
+        FailurePolicy, ForEach, ItemFailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults,
+        ToolRef, Ttl, WorkflowSpec,
     },
     engine::{
         admission::{self, AllowList},
@@ -77,7 +77,12 @@ impl TaskDefinition {
             .with
             .iter()
             .flat_map(|with| with.references().task_names());
-        with.chain(self.container.task_names())
+        let container = self.executor.container();
+        with.chain(
+            container
+                .into_iter()
+                .flat_map(ContainerTemplate::task_names),
+        )
     }
 }
 
@@ -96,10 +101,32 @@ pub struct TaskDefinition {
     pub with: Option<ValueTemplate>,
     /// What it is executed for, each by itself.
     pub for_each: Option<ForEachDefinition>,
-    /// Its container.
-    pub container: ContainerTemplate,
-    /// Its pod: installation, workflow and task merged.
-    pub pod_template: PodTemplate,
+    /// What runs it.
+    pub executor: Executor,
+}
+
+/// What runs a task.
+#[derive(Debug)]
+pub enum Executor {
+    /// A pod for each attempt.
+    Container {
+        /// Its container.
+        container: ContainerTemplate,
+        /// What is around it: installation, workflow and task merged.
+        pod_template: Box<PodTemplate>,
+    },
+    /// A tool that each attempt calls.
+    Tool(ToolRef),
+}
+
+impl Executor {
+    /// The container, if it is one.
+    pub fn container(&self) -> Option<&ContainerTemplate> {
+        match self {
+            Executor::Container { container, .. } => Some(container),
+            Executor::Tool(_) => None,
+        }
+    }
 }
 
 /// A `forEach` that can be run.
@@ -227,14 +254,7 @@ fn compile_task(
 ) -> Result<TaskDefinition, Vec<FieldError>> {
     let path = format!("spec.tasks[{position}]");
     let mut errors = Vec::new();
-    let container = task.container.clone().unwrap_or_default();
-    let template = match ContainerTemplate::compile(&container, &format!("{path}.container")) {
-        Ok(template) => Some(template),
-        Err(error) => {
-            errors.push(error);
-            None
-        }
-    };
+    let executor = compile_executor(spec, task, installation, &path, &mut errors);
     let with = match task
         .with
         .as_ref()
@@ -262,41 +282,81 @@ fn compile_task(
     }
     let of_with = with.iter().flat_map(ValueTemplate::uses);
     let of_with = of_with.map(|(place, uses)| (place.to_owned(), uses));
-    let of_container = template.iter().flat_map(ContainerTemplate::uses);
+    let container = executor.as_ref().and_then(Executor::container);
+    let of_container = container.into_iter().flat_map(ContainerTemplate::uses);
     for (place, uses) in of_with.chain(of_container) {
         errors.extend(check_tasks(graph, position, uses, &place));
         if task.for_each.is_none() {
             errors.extend(check_item(uses, &place));
         }
     }
-    if let Some(template) = &task.pod_template {
-        errors.extend(admission::check_template(
-            template,
-            &installation.allow,
-            &format!("{path}.podTemplate"),
-        ));
-    }
-    errors.extend(admission::check_container(
-        &container,
-        &installation.allow,
-        &format!("{path}.container"),
-    ));
-    match template {
-        Some(container) if errors.is_empty() => Ok(TaskDefinition {
+    match executor {
+        Some(executor) if errors.is_empty() => Ok(TaskDefinition {
             dependencies: graph.dependencies[position].clone(),
             dependents: graph.dependents[position].clone(),
             on_failure: task.on_failure.unwrap_or_default(),
             with,
             for_each,
-            container,
-            pod_template: merge_templates(
-                Some(&installation.pod_template),
-                spec.pod_template.as_ref(),
-                task.pod_template.as_ref(),
-            ),
+            executor,
             spec: task.clone(),
         }),
         _ => Err(errors),
+    }
+}
+
+fn compile_executor(
+    spec: &WorkflowSpec,
+    task: &Task,
+    installation: &Installation,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<Executor> {
+    match (&task.container, &task.tool) {
+        (Some(container), None) => {
+            if let Some(template) = &task.pod_template {
+                let path = format!("{path}.podTemplate");
+                errors.extend(admission::check_template(
+                    template,
+                    &installation.allow,
+                    &path,
+                ));
+            }
+            let path = format!("{path}.container");
+            errors.extend(admission::check_container(
+                container,
+                &installation.allow,
+                &path,
+            ));
+            let template = ContainerTemplate::compile(container, &path)
+                .map_err(|error| errors.push(error))
+                .ok()?;
+            Some(Executor::Container {
+                container: template,
+                pod_template: Box::new(merge_templates(
+                    Some(&installation.pod_template),
+                    spec.pod_template.as_ref(),
+                    task.pod_template.as_ref(),
+                )),
+            })
+        }
+        (None, Some(tool)) => {
+            let of_a_pod = [
+                ("podTemplate", task.pod_template.is_some()),
+                ("imagePullTimeout", task.image_pull_timeout.is_some()),
+            ];
+            for (field, _) in of_a_pod.iter().filter(|(_, given)| *given) {
+                errors.push(FieldError::new(
+                    format!("{path}.{field}"),
+                    "is for a task with container: a tool is called without a pod",
+                ));
+            }
+            Some(Executor::Tool(tool.clone()))
+        }
+        _ => {
+            let message = "a task needs exactly one of: container, tool";
+            errors.push(FieldError::new(path, message));
+            None
+        }
     }
 }
 
@@ -398,13 +458,28 @@ mod tests {
         assert!(error.starts_with(says), "{error}");
     }
 
-    #[test]
-    fn a_task_with_items_may_use_them() {
-        let spec = json!({"tasks": [{
-            "name": "only", "forEach": {"items": "${{ inputs.list }}"}, "with": {"i": "${{ index }}"},
-            "container": {"image": "i", "args": ["${{ item.x }}"]},
-        }]});
-        let spec: WorkflowSpec = serde_json::from_value(spec).unwrap();
+    #[rstest]
+    #[case::neither(json!({}), "spec.tasks[0]: a task needs exactly one of: container, tool")]
+    #[case::both(json!({"container": {"image": "i"}, "tool": {"name": "t"}}), "spec.tasks[0]: a task needs exactly one of: container, tool")]
+    #[case::pod(json!({"tool": {"name": "t"}, "podTemplate": {}}), "spec.tasks[0].podTemplate: is for a task with container: a tool is called without a pod")]
+    #[case::image(json!({"tool": {"name": "t"}, "imagePullTimeout": "1m"}), "spec.tasks[0].imagePullTimeout: is for a task with container: a tool is called without a pod")]
+    #[case::use_of_the_wrong_task(json!({"tool": {"name": "t"}, "with": "${{ tasks.nobody.phase }}"}), "spec.tasks[0].with: uses tasks.nobody")]
+    fn a_task_has_one_executor_and_what_belongs_to_it(#[case] extra: Value, #[case] says: &str) {
+        let mut task = json!({"name": "only"});
+        let fields = task.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        let error = first_error(json!({"tasks": [task]})).to_string();
+        assert!(error.starts_with(says), "{error}");
+    }
+
+    #[rstest]
+    #[case::container(json!({"container": {"image": "i", "args": ["${{ item.x }}"]}}))]
+    #[case::tool(json!({"tool": {"name": "t"}}))]
+    fn a_task_with_items_may_use_them(#[case] executor: Value) {
+        let mut task = json!({"name": "only", "forEach": {"items": "${{ inputs.list }}"}, "with": {"i": "${{ index }}"}});
+        let fields = task.as_object_mut().unwrap();
+        fields.extend(executor.as_object().unwrap().clone());
+        let spec: WorkflowSpec = serde_json::from_value(json!({"tasks": [task]})).unwrap();
         Definition::compile(&spec, &Installation::default()).unwrap();
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use crate::{
         TaskExecutionSpec, TaskExecutionStatus, TaskPhase, Workflow, WorkflowRef,
     },
     engine::{
-        definition::{Definition, TaskDefinition},
+        definition::{Definition, Executor, TaskDefinition},
         expression::{EvaluationError, ItemScope, Scope, TaskScope, WorkflowScope},
         names,
         run::{ExecutionIndex, NodeState, Run, TaskIndex},
@@ -70,19 +69,8 @@ impl RunData<'_> {
             spec.stop = Some(stop.clone());
             return self.of_spec(spec);
         }
-        match self.evaluate_task(definition, self.item(which)) {
-            Ok((inputs, container)) => {
-                let size = inputs.as_ref().map_or(0, |inputs| inputs.to_string().len());
-                if size > MAX_INPUT_BYTES {
-                    spec.stop = Some(too_large(size));
-                } else {
-                    spec.inputs = inputs;
-                    spec.container = Some(Box::new(container));
-                }
-            }
-            Err(error) => {
-                spec.stop = Some(unsuitable(&error));
-            }
+        if let Err(stop) = self.resolve(definition, self.item(which), &mut spec) {
+            spec.stop = Some(stop);
         }
         self.of_spec(spec)
     }
@@ -135,19 +123,34 @@ impl RunData<'_> {
             .map(Some)
     }
 
-    fn evaluate_task(
+    /// Adds what the attempts need; or says why there can be none.
+    fn resolve(
         &self,
         task: &TaskDefinition,
         item: Option<ItemScope>,
-    ) -> Result<(Option<Value>, Container), EvaluationError> {
-        self.with_scope(task.task_names(), item, |scope| {
-            let inputs = task
-                .with
-                .as_ref()
-                .map(|with| with.evaluate(scope))
-                .transpose()?;
-            Ok((inputs, task.container.evaluate(scope)?))
-        })
+        spec: &mut TaskExecutionSpec,
+    ) -> Result<(), Stop> {
+        let evaluated = self.with_scope(task.task_names(), item, |scope| {
+            let with = task.with.as_ref();
+            let inputs = with.map(|with| with.evaluate(scope)).transpose()?;
+            let container = task.executor.container();
+            let container = container.map(|it| it.evaluate(scope)).transpose()?;
+            Ok((inputs, container))
+        });
+        let (inputs, container) = evaluated.map_err(|error| unsuitable(&error))?;
+        let size = inputs.as_ref().map_or(0, |inputs| inputs.to_string().len());
+        if size > MAX_INPUT_BYTES {
+            return Err(too_large(size));
+        }
+        spec.inputs = inputs;
+        spec.container = container.map(Box::new);
+        match &task.executor {
+            Executor::Container { pod_template, .. } => {
+                spec.pod_template = Some(pod_template.clone());
+            }
+            Executor::Tool(tool) => spec.tool = Some(tool.clone()),
+        }
+        Ok(())
     }
 
     /// Evaluates with only the tasks in scope that the expressions name: a step costs what it
@@ -269,7 +272,7 @@ impl RunData<'_> {
             inputs: None,
             container: None,
             tool: None,
-            pod_template: Some(Box::new(task.pod_template.clone())),
+            pod_template: None,
             retry: policy(&own.retry).resolve(&policy(&defaults.retry)),
             infrastructure_retries: own
                 .infrastructure_retries
@@ -292,6 +295,7 @@ impl RunData<'_> {
 pub fn refused(execution: &TaskExecution, message: &str) -> TaskExecution {
     let mut refused = execution.clone();
     refused.spec.container = None;
+    refused.spec.tool = None;
     refused.spec.inputs = None;
     refused.spec.stop = Some(Stop {
         code: ErrorCode::PodRefused.as_str().to_owned(),

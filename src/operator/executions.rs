@@ -214,6 +214,7 @@ impl Executions {
                     self.cluster.release_pod(&pod).await?;
                 }
             }
+            Step::Call(_) | Step::Listen(_) | Step::ConfirmCall(_) => {}
         }
         Ok(None)
     }

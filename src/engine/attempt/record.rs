@@ -21,7 +21,11 @@ const KEPT_ATTEMPTS: usize = 10;
 const KEPT_TRANSITIONS: usize = 32;
 
 impl Execution<'_> {
+    /// What runs this attempt: its pod, or the tool that it calls.
     pub(super) fn executor(&self) -> String {
+        if let Some(tool) = &self.te.spec.tool {
+            return format!("tool/{}", tool.name);
+        }
         names::pod_name(
             self.te.metadata.name.as_deref().unwrap_or_default(),
             self.attempt,
@@ -29,14 +33,14 @@ impl Execution<'_> {
     }
 
     /// The present status with what every write says.
-    fn draft(&self) -> TaskExecutionStatus {
+    pub(super) fn draft(&self) -> TaskExecutionStatus {
         let mut status = self.status.clone();
         status.conditions.retain(|seen| seen.kind != PARSED);
         prune(&mut status);
         status
     }
 
-    fn push(
+    pub(super) fn push(
         &self,
         status: &mut TaskExecutionStatus,
         event: TaskEvent,
@@ -62,13 +66,17 @@ impl Execution<'_> {
         at.max(last.unwrap_or_else(|| created_at(self.te, at)))
     }
 
+    /// When this attempt's event happened, if that was said before.
+    pub(super) fn said(&self, event: TaskEvent) -> Option<Time> {
+        let mut of_it = self.status.transitions.iter().rev();
+        of_it
+            .find(|seen| seen.event == event && seen.attempt == self.attempt)
+            .map(|seen| seen.at)
+    }
+
     /// The attempt's container runs; unless that was said before.
     fn push_started(&self, status: &mut TaskExecutionStatus, since: Time) {
-        let said = status
-            .transitions
-            .iter()
-            .any(|seen| seen.event == TaskEvent::Started && seen.attempt == self.attempt);
-        if said {
+        if self.said(TaskEvent::Started).is_some() {
             return;
         }
         let executor = self.executor();
@@ -88,13 +96,18 @@ impl Execution<'_> {
     }
 
     pub(super) fn record_running(&self, since: Time) -> Plan {
+        record(self.running_since(since))
+    }
+
+    /// The attempt runs.
+    pub(super) fn running_since(&self, since: Time) -> TaskExecutionStatus {
         let mut status = self.draft();
         status.phase = TaskPhase::Running;
         status.reason = None;
         status.message = None;
         status.retry_at = None;
         self.push_started(&mut status, since);
-        record(status)
+        status
     }
 
     /// Shows what this attempt's pod waits for, once for each reason.
@@ -142,7 +155,7 @@ impl Execution<'_> {
         record(status)
     }
 
-    /// Ends an execution that has no pod.
+    /// Ends an execution of which nothing runs.
     pub(super) fn record_stop(&self, stop: &Stop) -> Plan {
         let mut status = self.draft();
         self.end_stopped(&mut status, &stop.code, &stop.reason, None);
@@ -151,7 +164,11 @@ impl Execution<'_> {
 
     /// The attempt ended: success, another attempt, or the end.
     pub(super) fn record_end(&self, ended: &Ended) -> Plan {
-        let mut status = self.draft();
+        self.end(self.draft(), ended)
+    }
+
+    /// The same on top of a status that says more.
+    pub(super) fn end(&self, mut status: TaskExecutionStatus, ended: &Ended) -> Plan {
         status.attempt = self.attempt;
         status.executor = Some(self.executor());
         status.retry_at = None;
@@ -202,7 +219,7 @@ impl Execution<'_> {
     }
 
     /// Ends the execution for good by a wish from outside, a deadline, or a spec that cannot run.
-    fn end_stopped(
+    pub(super) fn end_stopped(
         &self,
         status: &mut TaskExecutionStatus,
         code: &str,
@@ -369,7 +386,7 @@ fn is_pull_failure(reason: &str) -> bool {
     matches!(reason, "ErrImagePull" | "ImagePullBackOff")
 }
 
-fn record(status: TaskExecutionStatus) -> Plan {
+pub(super) fn record(status: TaskExecutionStatus) -> Plan {
     Plan::step(Step::Record(Box::new(status)))
 }
 

@@ -8,7 +8,7 @@ use crate::api::ErrorCode;
 const TAIL: usize = 1024;
 
 /// The longest error code that the API takes, in characters.
-const CODE: usize = 128;
+pub(in crate::engine) const CODE: usize = 128;
 
 /// Integers up to here have the same value as a double.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -57,9 +57,7 @@ pub(super) fn reported_error(message: &str) -> Option<ReportedError> {
     };
     let details = match error.remove("details").map(normalise) {
         None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(details)) => details,
-        // Details are an object in the API; what is none keeps its place under the same name.
-        Some(other) => Map::from_iter([("details".to_owned(), other)]),
+        Some(details) => as_object(details),
     };
     Some(ReportedError {
         message: error.remove("message").and_then(as_text),
@@ -69,6 +67,14 @@ pub(super) fn reported_error(message: &str) -> Option<ReportedError> {
             .map(|code| code.chars().take(CODE).collect()),
         details,
     })
+}
+
+/// Details of an error are an object in the API; what is none keeps its place under the same name.
+pub(in crate::engine) fn as_object(details: Value) -> Map<String, Value> {
+    match details {
+        Value::Object(details) => details,
+        other => Map::from_iter([("details".to_owned(), other)]),
+    }
 }
 
 /// The end of `text`, cut to about a KiB between characters.
@@ -93,7 +99,7 @@ fn head(text: &str) -> String {
 
 /// Numbers as the expressions see them: integral ones within ±2^53 are integers, others doubles.
 /// (The API server turns 3.0 into 3 anyway; here it happens before anyone has read it.)
-fn normalise(value: Value) -> Value {
+pub(in crate::engine) fn normalise(value: Value) -> Value {
     match value {
         Value::Number(number) => Value::Number(normalise_number(number)),
         Value::Array(items) => items.into_iter().map(normalise).collect(),
@@ -125,7 +131,8 @@ fn as_text(value: Value) -> Option<String> {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+/// What a value is, in words.
+pub(in crate::engine) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

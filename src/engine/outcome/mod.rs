@@ -53,6 +53,8 @@ use crate::api::{ErrorCode, ErrorInfo, FailureClass, LABEL_ATTEMPT, Stopping, Ti
 use facts::Facts;
 use failure::Failure;
 
+pub(in crate::engine) use message::{CODE as LONGEST_CODE, as_object, kind, normalise};
+
 /// The name of the container that runs the task.
 pub const MAIN_CONTAINER: &str = "main";
 

@@ -272,6 +272,7 @@ impl<'a> Moves<'a> {
                 | attempt::Step::ReleasePod(number),
                 _,
             ) => Key::Pod((*task, *number)),
+            Effect::Task(task, ..) => Key::Task(*task),
         };
         let done = match effect {
             Effect::Run(step, base) => self.apply_to_run(state, step, *base),
@@ -369,6 +370,9 @@ impl<'a> Moves<'a> {
                 pod.finalizers_mut()
                     .retain(|name| name != FINALIZER_OUTCOME);
             }),
+            attempt::Step::Call(_) | attempt::Step::Listen(_) | attempt::Step::ConfirmCall(_) => {
+                panic!("no task of these worlds calls a tool")
+            }
         }
         true
     }

@@ -8,7 +8,10 @@ use k8s_openapi::api::core::v1::Pod;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    container::{NAMESAKE_AGAIN, UNREACHABLE_GRACE},
+    *,
+};
 use crate::{
     api::{FINALIZER_OUTCOME, LABEL_ATTEMPT, TaskEvent, TaskPhase},
     engine::names::pod_name,

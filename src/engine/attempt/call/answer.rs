@@ -1,0 +1,203 @@
+//! What came of a call: its answer or the lack of one, as it is told of the tool and as it ends the
+//! attempt. A tool may answer as it likes, so all of it has a bound.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    api::{Duration, ErrorCode, ErrorInfo, FailureClass, TaskEvent},
+    engine::outcome::{LONGEST_CODE, Outcome, as_object, kind, normalise},
+    protocol::tool::{MAX_OUTPUT_BYTES, ToolExecutionResult, ToolResult},
+};
+
+/// The longest message of a tool that is kept, in characters.
+const LONGEST_MESSAGE: usize = 1024;
+
+/// The largest details of a tool's error that are kept: they stand in the status more than once.
+const MAX_DETAILS_BYTES: usize = 4096;
+
+/// An answer that ends a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The tool ended well and gave this.
+    Success(Value),
+    /// The tool ended with an error of its own.
+    ToolError(ErrorInfo),
+    /// It is no answer that could be read, and why.
+    Unreadable(String),
+}
+
+/// What a message on a call's reply subject says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// The tool has begun.
+    Started,
+    /// The call is over.
+    Ended(Answer),
+}
+
+/// Reads a message on the reply subject of the call with this id.
+pub fn hear(payload: &[u8], tool_exec_id: &str) -> Heard {
+    let unreadable = |why: &str| Heard::Ended(Answer::Unreadable(cut(why, LONGEST_MESSAGE)));
+    let heard: ToolExecutionResult = match serde_json::from_slice(payload) {
+        Ok(heard) => heard,
+        Err(error) => return unreadable(&error.to_string()),
+    };
+    if heard.tool_exec_id != tool_exec_id {
+        return unreadable(&format!("it is about the call {:?}", heard.tool_exec_id));
+    }
+    match heard.result {
+        ToolResult::Started => Heard::Started,
+        ToolResult::Success { output } => Heard::Ended(Answer::Success(output)),
+        ToolResult::ToolError { error } => Heard::Ended(Answer::ToolError(error)),
+    }
+}
+
+/// What came of a call.
+pub(super) struct Verdict {
+    /// `ToolCompleted` if the tool answered, else `ToolFailed`.
+    pub(super) event: TaskEvent,
+    /// What went wrong with the tool, if something did.
+    pub(super) told: Option<ErrorInfo>,
+    /// What it means for the attempt.
+    pub(super) outcome: Outcome,
+}
+
+/// The tool that was called, and the call's id.
+#[derive(Clone, Copy)]
+pub(super) struct Tool<'a> {
+    pub(super) name: &'a str,
+    pub(super) call: &'a str,
+}
+
+impl Tool<'_> {
+    pub(super) fn meant_by(self, answer: &Answer) -> Verdict {
+        match answer {
+            Answer::Success(output) => self.gave(output.clone()),
+            Answer::ToolError(error) => self.erred(bounded(error.clone())),
+            Answer::Unreadable(why) => self.unavailable(
+                "INVALID_RESULT",
+                format!("the answer of the tool {:?} cannot be read: {why}", self.name),
+                "It has to be as `executor tool serve` sends it: docs/workflows.md shows the messages",
+            ),
+        }
+    }
+
+    pub(super) fn not_served(self) -> Verdict {
+        self.unavailable(
+            "NO_RESPONDERS",
+            format!("nobody serves the tool {:?}", self.name),
+            "Start `executor tool serve` for it, or whatever else is to serve it",
+        )
+    }
+
+    /// No answer in time. `by_another`: another process of the operator made the call.
+    pub(super) fn silent(self, patience: Duration, by_another: bool) -> Verdict {
+        let mut message = format!("the tool {:?} did not answer within {patience}", self.name);
+        if by_another {
+            message += "; the operator restarted meanwhile, and the call may or may not have run";
+        }
+        self.unavailable(
+            "TIMEOUT",
+            message,
+            "See whether `executor tool serve` runs for it and what it says, or raise the tool's timeout",
+        )
+    }
+
+    /// An object ends the task; anything else is a fault of the tool.
+    fn gave(self, output: Value) -> Verdict {
+        let size = output.to_string().len();
+        let wrong = if !output.is_object() {
+            Some((
+                ErrorCode::InvalidOutputs,
+                format!(
+                    "the output of the tool {:?} is {}, and has to be one JSON object, like {{\"answer\": 42}}",
+                    self.name,
+                    kind(&output)
+                ),
+            ))
+        } else if size > MAX_OUTPUT_BYTES {
+            Some((
+                ErrorCode::OutputsTooLarge,
+                format!(
+                    "the output of the tool {:?} has {size} bytes, the limit is {MAX_OUTPUT_BYTES}: let it put \
+                     large data into an object store and output where it is",
+                    self.name
+                ),
+            ))
+        } else {
+            None
+        };
+        match wrong {
+            None => Verdict {
+                event: TaskEvent::ToolCompleted,
+                told: None,
+                outcome: Outcome::Succeeded {
+                    outputs: normalise(output),
+                },
+            },
+            Some((code, message)) => {
+                let error = ErrorInfo::new(code, message);
+                self.failed(TaskEvent::ToolCompleted, error.clone(), error)
+            }
+        }
+    }
+
+    fn erred(self, told: ErrorInfo) -> Verdict {
+        let message = format!(
+            "the tool {:?} failed with {}: {}",
+            self.name, told.code, told.message
+        );
+        let error = ErrorInfo::new(ErrorCode::ToolError, message);
+        self.failed(TaskEvent::ToolCompleted, told, error)
+    }
+
+    fn unavailable(self, code: &str, message: String, way_out: &str) -> Verdict {
+        let error = ErrorInfo::new(ErrorCode::ToolUnavailable, format!("{message}. {way_out}"));
+        let told = ErrorInfo {
+            message,
+            code: code.to_owned(),
+            details: None,
+        };
+        self.failed(TaskEvent::ToolFailed, told, error)
+    }
+
+    fn failed(self, event: TaskEvent, told: ErrorInfo, error: ErrorInfo) -> Verdict {
+        let details = json!({"tool_id": self.name, "tool_exec_id": self.call, "tool_error": told});
+        Verdict {
+            event,
+            told: Some(told),
+            outcome: Outcome::Failed {
+                class: FailureClass::Application,
+                error: error.with_details(details),
+                retryable: true,
+            },
+        }
+    }
+}
+
+/// A tool's own error, fit for a status.
+fn bounded(error: ErrorInfo) -> ErrorInfo {
+    let details = error.details.filter(|details| !details.is_null());
+    ErrorInfo {
+        message: cut(&error.message, LONGEST_MESSAGE),
+        code: cut(&error.code, LONGEST_CODE),
+        details: details.map(|details| Value::Object(bounded_details(details))),
+    }
+}
+
+fn bounded_details(details: Value) -> Map<String, Value> {
+    let size = details.to_string().len();
+    if size > MAX_DETAILS_BYTES {
+        let note = format!("{size} bytes, the limit is {MAX_DETAILS_BYTES}");
+        return Map::from_iter([("left_out".to_owned(), note.into())]);
+    }
+    as_object(normalise(details))
+}
+
+/// The beginning of `text`.
+fn cut(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
