@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     api::Duration,
     engine::definition::DEFAULT_MAX_ITEMS,
-    ports::{Credentials, NatsOptions, StreamOptions},
+    ports::{NatsFlags, NatsOptions, StreamOptions},
 };
 
 /// Runs workflows on Kubernetes and mirrors their events to NATS JetStream.
@@ -90,31 +90,9 @@ pub struct Settings {
     /// Where NATS is; without it nothing is mirrored.
     #[arg(long, env = "COMPOZY_NATS_URL", default_value = "")]
     pub nats_url: String,
-    /// A file with the NATS user's name. This and the other files are read at every connect.
-    #[arg(long, env = "COMPOZY_NATS_USER_FILE", requires = "nats_password_file")]
-    pub nats_user_file: Option<PathBuf>,
-    /// A file with the NATS user's password.
-    #[arg(long, env = "COMPOZY_NATS_PASSWORD_FILE", requires = "nats_user_file")]
-    pub nats_password_file: Option<PathBuf>,
-    /// A file with a token for NATS, instead of a user.
-    #[arg(long, env = "COMPOZY_NATS_TOKEN_FILE", conflicts_with_all = ["nats_user_file", "nats_creds_file"])]
-    pub nats_token_file: Option<PathBuf>,
-    /// A NATS credentials file (.creds: JWT and key), instead of a user.
-    #[arg(
-        long,
-        env = "COMPOZY_NATS_CREDS_FILE",
-        conflicts_with = "nats_user_file"
-    )]
-    pub nats_creds_file: Option<PathBuf>,
-    /// A file with the certificates to trust, as PEM; given, the connection must be TLS.
-    #[arg(long, env = "COMPOZY_NATS_CA_FILE")]
-    pub nats_ca_file: Option<PathBuf>,
-    /// A file with the operator's certificate for NATS, as PEM; given, the connection must be TLS.
-    #[arg(long, env = "COMPOZY_NATS_CERT_FILE", requires = "nats_key_file")]
-    pub nats_cert_file: Option<PathBuf>,
-    /// A file with the key of the operator's certificate, as PEM.
-    #[arg(long, env = "COMPOZY_NATS_KEY_FILE", requires = "nats_cert_file")]
-    pub nats_key_file: Option<PathBuf>,
+    /// Who the operator is to NATS.
+    #[command(flatten)]
+    pub nats_flags: NatsFlags,
     /// The first token of every subject.
     #[arg(long, env = "COMPOZY_NATS_PREFIX", default_value = "compozy")]
     pub nats_prefix: String,
@@ -174,10 +152,7 @@ impl Settings {
     /// How to reach NATS; none without an address.
     pub fn nats(&self) -> Option<NatsOptions> {
         (!self.nats_url.is_empty()).then(|| NatsOptions {
-            servers: self.nats_url.clone(),
-            credentials: self.nats_credentials(),
-            ca_file: self.nats_ca_file.clone(),
-            certificate: self.nats_cert_file.clone().zip(self.nats_key_file.clone()),
+            connection: self.nats_flags.connection("operator", &self.nats_url),
             prefix: self.nats_prefix.clone(),
             manage_streams: self.manage_streams,
             stream: StreamOptions {
@@ -187,17 +162,6 @@ impl Settings {
                 max_messages: self.stream_max_messages,
             },
         })
-    }
-
-    fn nats_credentials(&self) -> Option<Credentials> {
-        let user = self
-            .nats_user_file
-            .clone()
-            .zip(self.nats_password_file.clone());
-        let user = user.map(|(user, password)| Credentials::Password { user, password });
-        let token = || self.nats_token_file.clone().map(Credentials::Token);
-        let creds = || self.nats_creds_file.clone().map(Credentials::Creds);
-        user.or_else(token).or_else(creds)
     }
 
     /// The service accounts that workflows may name.
@@ -243,6 +207,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Credentials;
     use clap::CommandFactory;
 
     #[test]
@@ -256,7 +221,7 @@ mod tests {
             let words = format!("operator --nats-url=nats://n {flags}");
             CommandLine::try_parse_from(words.split_whitespace())
         };
-        let nats = |flags: &str| parse(flags).unwrap().settings.nats().unwrap();
+        let nats = |flags: &str| parse(flags).unwrap().settings.nats().unwrap().connection;
         assert_eq!(
             nats("--nats-creds-file=c").credentials,
             Some(Credentials::Creds("c".into()))

@@ -103,6 +103,9 @@ pub enum BusError {
     /// The stream does not exist, and this operator may not create it.
     #[error("the stream {0} does not exist")]
     StreamMissing(String),
+    /// The message exceeds what the server takes.
+    #[error("the message is too large: {0}")]
+    TooLarge(String),
     /// No answer in time.
     #[error("no answer in time")]
     Timeout,

@@ -10,10 +10,17 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::protocol::tool::ToolSubjects;
+
 use super::bus::{Message, PublishAck, PublishError, Stored, StreamIdentity};
 
 /// Identities of messages are remembered so long; what is repeated later is caught by the chain's condition.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Longer than an operator is away, or its calls go on: no answer is needed later.
+const RESULTS_AGE: Duration = Duration::from_secs(3600);
+const RESULTS_BYTES: u64 = 256 << 20;
+/// A call has two; what a tool executor says again is a few more.
+pub(super) const RESULTS_OF_A_CALL: u64 = 4;
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -48,16 +55,25 @@ impl Default for StreamOptions {
     }
 }
 
-/// The name of the event stream under a subject prefix; names hold no dots.
-pub(super) fn stream_name(prefix: &str) -> String {
-    format!("{}_EVENTS", prefix.replace('.', "_").to_uppercase())
+/// The name of the event stream under a subject prefix.
+pub(super) fn events_name(prefix: &str) -> String {
+    stream_name(prefix, "EVENTS")
+}
+
+/// The name of the stream of tools' answers under a subject prefix.
+pub(super) fn results_name(prefix: &str) -> String {
+    stream_name(prefix, "RESULTS")
+}
+
+/// Names hold no dots.
+fn stream_name(prefix: &str, kind: &str) -> String {
+    format!("{}_{kind}", prefix.replace('.', "_").to_uppercase())
 }
 
 /// The configuration that the event stream shall have, as far as the operator cares.
-pub(super) fn stream_config(prefix: &str, options: &StreamOptions) -> Map<String, Value> {
-    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let fields = [
-        ("name", json!(stream_name(prefix))),
+pub(super) fn events_config(prefix: &str, options: &StreamOptions) -> Map<String, Value> {
+    config([
+        ("name", json!(events_name(prefix))),
         ("subjects", json!([format!("{prefix}.events.>")])),
         ("retention", json!("limits")),
         ("discard", json!("old")),
@@ -71,11 +87,34 @@ pub(super) fn stream_config(prefix: &str, options: &StreamOptions) -> Map<String
             json!(nanos(DUPLICATE_WINDOW.min(options.max_age))),
         ),
         ("allow_direct", json!(true)),
-    ];
+    ])
+}
+
+/// The configuration that the stream of tools' answers shall have: it keeps them for an operator that was away when
+/// they came.
+pub(super) fn results_config(prefix: &str, replicas: usize) -> Map<String, Value> {
+    config([
+        ("name", json!(results_name(prefix))),
+        ("subjects", json!([ToolSubjects::new(prefix).results()])),
+        ("retention", json!("limits")),
+        ("discard", json!("old")),
+        ("storage", json!("file")),
+        ("num_replicas", json!(replicas)),
+        ("max_age", json!(nanos(RESULTS_AGE))),
+        ("max_bytes", json!(RESULTS_BYTES)),
+        ("max_msgs_per_subject", json!(RESULTS_OF_A_CALL)),
+    ])
+}
+
+fn config<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     fields
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What to update the stream to; none if it is as wanted already.
@@ -181,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_update_is_due_only_for_a_difference_and_keeps_what_it_does_not_know() {
-        let wanted = stream_config("compozy", &StreamOptions::default());
+        let wanted = events_config("compozy", &StreamOptions::default());
         assert_eq!(wanted["name"], "COMPOZY_EVENTS");
         assert_eq!(wanted["subjects"], json!(["compozy.events.>"]));
         let mut actual = wanted.clone();
@@ -201,10 +240,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            stream_config("p", &options)["duplicate_window"],
+            events_config("p", &options)["duplicate_window"],
             json!(60_000_000_000_u64)
         );
-        assert_eq!(stream_name("acme.flows"), "ACME_FLOWS_EVENTS");
+        assert_eq!(events_name("acme.flows"), "ACME_FLOWS_EVENTS");
     }
 
     fn refusal(code: u64) -> String {

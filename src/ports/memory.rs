@@ -1,6 +1,8 @@
 //! The bus in memory, for tests: a model of the event stream that answers as a NATS server does, compared with real ones
 //! in `tests/nats/stream.rs`, and a [`Bus`] that is nothing but that model.
 
+pub mod calls;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

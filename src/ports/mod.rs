@@ -3,16 +3,23 @@
 //! Everything that a simulation must control goes through here: the message bus, the time and chance.
 
 pub mod bus;
+pub mod calls;
 pub mod clock;
 pub mod ids;
 mod jetstream;
 pub mod memory;
 pub mod nats;
 mod nats_auth;
+mod nats_calls;
+mod nats_connection;
+mod nats_flags;
 mod nats_log;
 
 pub use bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
+pub use calls::{CallNews, Calls};
 pub use clock::{Clock, SystemClock};
 pub use ids::{Ids, RandomIds};
-pub use nats::{NatsBus, NatsOptions, StreamOptions};
+pub use nats::{ConnectionOptions, NatsBus, NatsOptions, StreamOptions};
 pub use nats_auth::Credentials;
+pub use nats_calls::NatsCalls;
+pub use nats_flags::NatsFlags;

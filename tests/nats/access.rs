@@ -59,8 +59,8 @@ async fn a_server_wants_and_shows_certificates_which_are_read_anew() {
     server.run();
 
     let mut options = server.options();
-    options.ca_file = Some(write(&server, "trusted.crt", &foreign.pem()));
-    options.certificate = Some(issue(&foreign, &server, "operator"));
+    options.connection.ca_file = Some(write(&server, "trusted.crt", &foreign.pem()));
+    options.connection.certificate = Some(issue(&foreign, &server, "operator"));
     let bus = stays_out(options).await;
     // Both were rotated.
     write(&server, "trusted.crt", &ours.pem());
@@ -69,7 +69,7 @@ async fn a_server_wants_and_shows_certificates_which_are_read_anew() {
     bus.ensure_streams().await.unwrap();
 
     let mut without_certificate = server.options();
-    without_certificate.ca_file = Some(ca);
+    without_certificate.connection.ca_file = Some(ca);
     stays_out(without_certificate).await;
 }
 
@@ -77,7 +77,7 @@ async fn a_server_wants_and_shows_certificates_which_are_read_anew() {
 async fn a_server_without_tls_is_refused_where_tls_is_wanted() {
     let server = NatsServer::start("");
     let mut options = server.options();
-    options.ca_file = Some(write(&server, "ca.crt", &authority().pem()));
+    options.connection.ca_file = Some(write(&server, "ca.crt", &authority().pem()));
     stays_out(options).await;
 }
 
@@ -85,7 +85,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_wanted() {
 async fn a_token_is_read_anew() {
     let server = NatsServer::start("authorization { token: new }");
     let mut options = server.options();
-    options.credentials = Some(Credentials::Token(write(&server, "token", "old")));
+    options.connection.credentials = Some(Credentials::Token(write(&server, "token", "old")));
     let bus = stays_out(options).await;
     write(&server, "token", "new\n");
     server.wait_connected(&bus).await;
@@ -145,7 +145,7 @@ async fn a_credentials_file_is_read_anew() {
     };
     let mut options = server.options();
     let stranger = KeyPair::new_account();
-    options.credentials = Some(Credentials::Creds(write(
+    options.connection.credentials = Some(Credentials::Creds(write(
         &server,
         "nats.creds",
         &creds(&stranger),

@@ -281,7 +281,7 @@ async fn a_rotated_password_is_picked_up() {
     std::fs::write(&user, "operator\n").unwrap();
     std::fs::write(&password, "old\n").unwrap();
     let mut options = server.options();
-    options.credentials = Some(Credentials::Password {
+    options.connection.credentials = Some(Credentials::Password {
         user,
         password: password.clone(),
     });

@@ -220,7 +220,7 @@ async fn a_slow_server_slows_one_object_and_not_all_of_them() {
     const DELAY: Duration = Duration::from_millis(500);
     let server = NatsServer::start("");
     let mut options = server.options();
-    options.servers = format!("nats://127.0.0.1:{}", server.slow(DELAY).await);
+    options.connection.servers = format!("nats://127.0.0.1:{}", server.slow(DELAY).await);
     let bus = server.bus(options).await;
     let mirror = mirror(&bus);
     let uids = (0..200).map(|number| format!("u{number}"));

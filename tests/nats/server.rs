@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use compozy::ports::{Bus, NatsBus, NatsOptions, StreamOptions};
+use compozy::ports::{Bus, ConnectionOptions, NatsBus, NatsOptions, StreamOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -143,13 +143,22 @@ impl NatsServer {
         );
     }
 
+    /// Where it is.
+    pub fn address(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
     /// Options with which the operator would reach it.
     pub fn options(&self) -> NatsOptions {
         NatsOptions {
-            servers: format!("nats://127.0.0.1:{}", self.port),
-            credentials: None,
-            ca_file: None,
-            certificate: None,
+            connection: ConnectionOptions {
+                servers: self.address(),
+                credentials: None,
+                ca_file: None,
+                certificate: None,
+                name: "compozy-operator".to_owned(),
+                inbox_prefix: "_INBOX_operator".to_owned(),
+            },
             prefix: "compozy".to_owned(),
             manage_streams: true,
             stream: StreamOptions::default(),
@@ -202,10 +211,7 @@ impl NatsServer {
     /// A client that shares no code with the operator's bus.
     pub async fn client(&self) -> async_nats::Client {
         let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
-        options
-            .connect(format!("nats://127.0.0.1:{}", self.port))
-            .await
-            .unwrap()
+        options.connect(self.address()).await.unwrap()
     }
 
     /// A directory for further files of the test.

@@ -241,12 +241,9 @@ impl Servers {
             .map(settings)
             .map(|it| NatsServer::start(&it))
             .collect();
-        let addresses: Vec<_> = servers
-            .iter()
-            .map(|server| server.options().servers)
-            .collect();
+        let addresses: Vec<_> = servers.iter().map(|server| server.address()).collect();
         let mut options = servers[0].options();
-        options.servers = addresses.join(",");
+        options.connection.servers = addresses.join(",");
         options.stream.replicas = 3;
         let bus = servers[0].bus(options).await;
         let agreed = async {
