@@ -1,9 +1,9 @@
-//! The calls of tools that this process made or listens for.
+//! The calls of tools that this process sent or listens for.
 //!
 //! A call is sent by the process that recorded it, once; whoever finds it after a restart listens,
 //! and looks for what was answered meanwhile.
 
-mod heard;
+mod hearing;
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use bytes::Bytes;
 use kube::ResourceExt;
 use tracing::debug;
 
-use self::heard::Heard;
+use self::hearing::Hearing;
 use super::{
     hub::Hub,
     index::{Key, key_of},
 };
 use crate::{
     api::{CallRecord, TaskExecution},
-    engine::attempt::call::{self, CallView},
+    engine::attempt::{self, CallView},
     ports::{BusError, Calls, Clock},
     protocol::tool::ToolSubjects,
 };
@@ -28,7 +28,7 @@ pub struct CallsUnderWay {
     calls: Arc<dyn Calls>,
     subjects: ToolSubjects,
     caller: String,
-    heard: Arc<Heard>,
+    hearing: Arc<Hearing>,
 }
 
 impl CallsUnderWay {
@@ -41,10 +41,10 @@ impl CallsUnderWay {
         clock: Arc<dyn Clock>,
     ) -> CallsUnderWay {
         CallsUnderWay {
+            hearing: Arc::new(Hearing::new(calls.clone(), hub, clock)),
             calls,
             subjects: ToolSubjects::new(prefix),
             caller,
-            heard: Arc::new(Heard::new(hub, clock)),
         }
     }
 
@@ -55,19 +55,13 @@ impl CallsUnderWay {
 
     /// What is known of the call that a task execution's status speaks of.
     pub fn view(&self, execution: &TaskExecution) -> CallView {
-        let Some(record) = call::record_of(execution) else {
-            return CallView::Unsent;
-        };
-        let heard = self.heard.of(&key_of(execution), &record.tool_exec_id);
-        match heard {
-            Some(view) => view,
-            None if record.caller == self.caller => CallView::Unsent,
-            None => CallView::Unheard,
-        }
+        let heard = record_of(execution)
+            .and_then(|record| self.hearing.of(&key_of(execution), &record.tool_exec_id));
+        heard.unwrap_or(CallView::Unsent)
     }
 
-    /// Sends a call that this process recorded. Nothing is sent again of which is not known whether
-    /// it went.
+    /// Sends a call that this process recorded, and listens for its answers. Nothing is sent again
+    /// of which is not known whether it went.
     ///
     /// # Errors
     /// It did not go, and may be tried again.
@@ -75,23 +69,20 @@ impl CallsUnderWay {
         let Some((key, record, reply)) = self.place(execution) else {
             return Ok(());
         };
-        let command = call::execute(execution, record, &self.subjects);
+        let command = attempt::execute(execution, record, &self.subjects);
         let (namespace, workflow) = (&command.namespace, &command.workflow_id);
         let subject = self.subjects.execute(namespace, workflow, &command.tool_id);
         // Nothing in it can fail to be JSON: all keys are strings.
         let payload = Bytes::from(serde_json::to_vec(&command).unwrap_or_default());
         let news = self.calls.listen(&reply).await?;
         // From here on it counts as sent, also if nobody is there any more to see it go.
-        self.heard.follow(&key, record, news);
-        match self.calls.send(&subject, &reply, payload).await {
-            Err(BusError::Timeout) => debug!(subject, "it is not known whether the call went"),
-            Err(error) => {
-                self.heard.forget(&key);
-                return Err(error);
-            }
-            Ok(()) => {}
+        self.hearing.follow(&key, record, &reply, news);
+        let sent = self.calls.send(&subject, &reply, payload).await;
+        match &sent {
+            Ok(()) => debug!(subject, reply, "called"),
+            Err(_) => self.hearing.forget(&key),
         }
-        Ok(())
+        sent
     }
 
     /// Listens for the answers to a call that another process made, and looks for those of the past.
@@ -104,8 +95,8 @@ impl CallsUnderWay {
         };
         let news = self.calls.listen(&reply).await?;
         let past = self.calls.stored(&reply).await?;
-        self.heard.follow(&key, record, news);
-        self.heard.take_in(&key, &record.tool_exec_id, &past);
+        self.hearing.follow(&key, record, &reply, news);
+        self.hearing.take_in(&key, &record.tool_exec_id, &past);
         Ok(())
     }
 
@@ -113,36 +104,37 @@ impl CallsUnderWay {
     ///
     /// # Errors
     /// There is no telling now.
-    pub async fn confirm(&self, execution: &TaskExecution) -> Result<(), BusError> {
+    pub async fn confirm(&self, execution: &TaskExecution) -> Result<CallView, BusError> {
         let Some((key, record, reply)) = self.place(execution) else {
-            return Ok(());
+            return Ok(CallView::Unsent);
         };
         let past = self.calls.stored(&reply).await?;
-        self.heard.take_in(&key, &record.tool_exec_id, &past);
-        self.heard.give_up(&key, record);
-        Ok(())
-    }
-
-    /// Nothing more will be heard of a call whose time is over.
-    pub fn give_up(&self, execution: &TaskExecution) {
-        if let Some(record) = call::record_of(execution) {
-            self.heard.give_up(&key_of(execution), record);
-        }
+        let id = &record.tool_exec_id;
+        self.hearing.take_in(&key, id, &past);
+        Ok(match self.hearing.of(&key, id) {
+            None => hearing::read(id, &past, self.hearing.now()),
+            Some(CallView::Open { started }) => CallView::Silent { started },
+            Some(view) => view,
+        })
     }
 
     /// Forgets the call of a task execution that has ended or is gone.
     pub fn forget(&self, key: &Key) {
-        self.heard.forget(key);
+        self.hearing.forget(key);
     }
 
     /// Whose call it is, which, and where its answers go.
     fn place<'a>(&self, execution: &'a TaskExecution) -> Option<(Key, &'a CallRecord, String)> {
-        let record = call::record_of(execution)?;
+        let record = record_of(execution)?;
         let namespace = execution.namespace().unwrap_or_default();
         let uid = execution.uid().unwrap_or_default();
-        let reply = self
-            .subjects
-            .result(&namespace, &uid, &record.tool_exec_id);
+        let reply = self.subjects.result(&namespace, &uid, &record.tool_exec_id);
         Some((key_of(execution), record, reply))
     }
+}
+
+/// The call of the current attempt, if it was recorded.
+pub fn record_of(execution: &TaskExecution) -> Option<&CallRecord> {
+    let call = execution.status.as_ref()?.call.as_ref();
+    call.filter(|call| call.attempt == attempt::current_attempt(execution))
 }

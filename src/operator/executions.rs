@@ -214,7 +214,6 @@ impl Executions {
                     self.cluster.release_pod(&pod).await?;
                 }
             }
-            Step::Call(_) | Step::Listen(_) | Step::ConfirmCall(_) => {}
         }
         Ok(None)
     }

@@ -11,7 +11,7 @@ use super::{
     settings::Settings,
     system::{Outside, System},
 };
-use crate::ports::{Bus, Ids, NatsBus, RandomIds, SystemClock};
+use crate::ports::{Bus, Calls, Ids, NatsBus, RandomIds, SystemClock};
 
 /// A list whose answer never comes, or a watch whose connection is dead without a word, would be
 /// waited for for ever. A watch is ended by the API server before that, after 290 s.
@@ -31,8 +31,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let bus = bus(&settings).await?;
     let outside = Outside {
         client: Client::try_from(config)?,
-        bus: bus.clone().map(|bus| bus as Arc<dyn Bus>),
-        calls: bus.map(|bus| bus as Arc<dyn Calls>),
+        calls: bus.as_ref().map(|bus| Arc::new(bus.calls()) as Arc<dyn Calls>),
+        bus: bus.map(|bus| Arc::new(bus) as Arc<dyn Bus>),
         clock: Arc::new(SystemClock),
         // Not what the settings say: a process that starts anew may have the same.
         caller: identity(),
@@ -65,12 +65,12 @@ fn identity() -> String {
     )
 }
 
-async fn bus(settings: &Settings) -> Result<Option<Arc<NatsBus>>, Error> {
+async fn bus(settings: &Settings) -> Result<Option<NatsBus>, Error> {
     let Some(options) = settings.nats() else {
         info!("no NATS URL: events are not mirrored");
         return Ok(None);
     };
-    Ok(Some(Arc::new(NatsBus::connect(options).await?)))
+    Ok(Some(NatsBus::connect(options).await?))
 }
 
 /// SIGTERM and SIGINT, listened for from the beginning: none gets lost between two waits.

@@ -101,11 +101,9 @@ impl World {
 
     /// The connections to NATS are there again: clients look for what they missed.
     pub fn reconnect(&mut self) {
-        let missed: Vec<_> = self.tools.stored.clone().into_iter().collect();
-        for (reply, answers) in missed {
-            for answer in answers {
-                self.hand_over(&reply, CallNews::Message(answer), 0);
-            }
+        let replies: Vec<_> = self.tools.listeners.keys().cloned().collect();
+        for reply in replies {
+            self.hand_over(&reply, CallNews::Reconnected, 0);
         }
     }
 
