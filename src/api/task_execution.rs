@@ -252,7 +252,7 @@ pub struct TaskExecutionStatus {
     /// `Succeeded` and `Finished`, for `kubectl wait`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// When the first attempt's container started.
+    /// When the first attempt's container started, or its tool was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When the final phase was reached.
@@ -288,9 +288,9 @@ pub struct Failures {
 pub struct AttemptRecord {
     /// Its number, from 1.
     pub number: u32,
-    /// The pod that ran it.
+    /// What ran it: the pod's name, or `tool/` and the tool's.
     pub executor: String,
-    /// When its container started, if it did.
+    /// When its container started or its tool was called, if that happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When it ended.

@@ -114,7 +114,7 @@ pub struct MirrorPosition {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TransitionData {
-    /// What runs the attempt: the pod's name.
+    /// What runs the attempt: the pod's name, or `tool/` and the tool's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
     /// Why the attempt failed.

@@ -106,7 +106,11 @@ pub struct WorkflowSpec {
 
 /// One step of the graph.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("has(self.container) != has(self.tool)").message("a task needs exactly one of: container, tool"))]
+#[x_kube(
+    validation = Rule::new("has(self.container) != has(self.tool)").message("a task needs exactly one of: container, tool"),
+    validation = Rule::new("!has(self.tool) || !has(self.podTemplate)").message("is for a task with container: a tool is called without a pod").field_path(".podTemplate"),
+    validation = Rule::new("!has(self.tool) || !has(self.imagePullTimeout)").message("is for a task with container: a tool is called without a pod").field_path(".imagePullTimeout"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     /// The task's name, unique in the workflow: a DNS label.
@@ -141,7 +145,7 @@ pub struct Task {
 
     /// The task's inputs: any JSON, strings may hold expressions; at most 256 KiB once resolved.
     /// The container finds them as a file that $COMPOZY_INPUTS names; without `with` there is
-    /// neither.
+    /// neither. A tool gets them as its input; without `with` that is {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_value")]
     pub with: Option<Value>,
@@ -171,7 +175,8 @@ pub struct Task {
 
     /// The longest that one attempt may run, from its container's start, such as 90s or 1h30m.
     /// Unbounded by default. An attempt that runs longer is stopped and counts as a failure of
-    /// the task's own (TIMEOUT).
+    /// the task's own (TIMEOUT). Of a tool, the longest that an answer is waited for, if the tool's
+    /// own timeout is not shorter (TOOL_UNAVAILABLE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
 

@@ -98,6 +98,7 @@ mod tests {
     #[rstest]
     #[case::pull(json!({"phase": "Pending", "reason": "ErrImagePull", "message": "no such image"}), Some("ErrImagePull"))]
     #[case::no_node(json!({"phase": "Pending", "reason": "Unschedulable", "message": "0/3"}), Some("Unschedulable"))]
+    #[case::no_tool(json!({"phase": "Pending", "reason": "ToolMissing", "message": "there is no Tool"}), Some("ToolMissing"))]
     #[case::slow(json!({"phase": "Pending", "reason": "ContainerCreating"}), None)]
     #[case::new(json!({"phase": "Pending"}), None)]
     #[case::node_lost(json!({"phase": "Retrying", "reason": "NODE_LOST", "failures": {"infrastructure": 1}}), Some("InfrastructureRetry"))]

@@ -9,21 +9,19 @@
 //! | is answered | the attempt ends with the answer, whatever else is wanted |
 //! | has nobody to go to | the attempt fails |
 //! | is one of an execution that was asked to end | it is given up: nothing can stop a tool |
-//! | has had its time, or the execution has | answers that are stored are looked for, then it ends |
+//! | has had its time, or the execution has | unless it was never sent, stored answers are looked for; then it ends |
 //! | was recorded by this process and not sent | it is sent |
 //! | is not listened for | this process listens |
 //! | began to be worked on a second ago | that is shown, once |
 
 mod answer;
-#[cfg(test)]
-mod tests;
 
 pub use answer::{Answer, Heard, hear};
 
 use serde_json::Map;
 
-use self::answer::{Tool, Verdict};
-use super::{Execution, Plan, RUNNING_AFTER, Step, earliest, record::record};
+use self::answer::{Silence, Tool, Verdict};
+use super::{Execution, Plan, RUNNING_AFTER, Step, current_attempt, earliest, record::record};
 use crate::{
     api::{
         CallRecord, Duration, ErrorCode, ErrorInfo, Stop, TaskEvent, TaskExecution,
@@ -36,9 +34,14 @@ use crate::{
     protocol::tool::{ToolExecute, ToolSubjects},
 };
 
+/// Whether a Tool that was missing is there is looked at again after so long: nobody tells.
+const TOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What is known of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallView {
+    /// There is no NATS in this installation.
+    NoBus,
     /// This process has neither sent it nor listened for its answers.
     Unsent,
     /// This process may have sent it, and does not listen any more.
@@ -47,11 +50,9 @@ pub enum CallView {
     Open {
         /// When the tool said that it has begun, if it did.
         started: Option<Time>,
-    },
-    /// No answer is stored either, which was looked for just now.
-    Silent {
-        /// When the tool said that it has begun, if it did.
-        started: Option<Time>,
+        /// No answer is stored either, which was looked for after the deadline, or cannot be any
+        /// more.
+        given_up: bool,
     },
     /// Nobody was there to whom the call could go.
     NoResponders,
@@ -68,7 +69,7 @@ pub enum CallView {
 
 /// Decides the next steps of a task execution that calls a tool, from its object, the tool as far
 /// as it is known, who this process is, what it knows of the current attempt's call (see
-/// [`super::current_attempt`]), and the time.
+/// [`current_attempt`]), and the time.
 pub fn plan_call(
     te: &TaskExecution,
     tool: Option<&ToolSpec>,
@@ -84,16 +85,22 @@ pub fn plan_call(
     if let Some(plan) = execution.toggled() {
         return plan;
     }
-    let call = status.call.as_ref();
-    match call.filter(|call| call.attempt == execution.attempt) {
-        Some(call) => Call {
+    match record_of(te) {
+        Some(record) => Call {
             of: &execution,
-            record: call,
-            ours: call.caller == caller,
+            record,
+            ours: record.caller == caller,
         }
         .plan(view),
-        None => execution.without_call(tool, caller),
+        None => execution.without_call(tool, caller, *view == CallView::NoBus),
     }
+}
+
+/// The call of the current attempt, if one was recorded and it has not ended.
+pub fn record_of(te: &TaskExecution) -> Option<&CallRecord> {
+    let status = te.status.as_ref().filter(|it| !it.phase.is_final())?;
+    let call = status.call.as_ref()?;
+    (call.attempt == current_attempt(te)).then_some(call)
 }
 
 /// The call that was recorded, as it is sent.
@@ -122,23 +129,27 @@ fn tool_name(te: &TaskExecution) -> &str {
 
 impl Execution<'_> {
     /// No call of this attempt was recorded, so none was sent.
-    fn without_call(&self, tool: Option<&ToolSpec>, caller: &str) -> Plan {
+    fn without_call(&self, tool: Option<&ToolSpec>, caller: &str, no_bus: bool) -> Plan {
         if let Some(stop) = &self.stop {
             return self.record_stop(stop);
         }
         if let Some(plan) = self.not_yet() {
             return plan;
         }
-        match tool {
-            Some(tool) => self.record_call(tool, caller),
-            None => {
-                let message = format!(
-                    "there is no Tool {:?} in this namespace: create it with kubectl apply, and the task goes on",
-                    tool_name(self.te)
-                );
-                self.show_waiting("ToolMissing", &message, self.deadline())
-            }
+        if no_bus {
+            let message = "tools are called over NATS, and this installation has none: an administrator can \
+                           set nats.enabled or nats.external.url in the chart's values (the operator's flag --nats-url)";
+            return self.show_waiting("NatsMissing", message, self.deadline());
         }
+        let Some(tool) = tool else {
+            let message = format!(
+                "there is no Tool {:?} in this namespace: create it with kubectl apply, and the task goes on",
+                tool_name(self.te)
+            );
+            let again = Some(self.now.after(TOOL_AGAIN));
+            return self.show_waiting("ToolMissing", &message, earliest([again, self.deadline()]));
+        };
+        self.record_call(tool, caller)
     }
 
     fn record_call(&self, tool: &ToolSpec, caller: &str) -> Plan {
@@ -173,28 +184,30 @@ impl Call<'_> {
                 answer,
             } => self.end(*started, *at, self.tool().meant_by(answer)),
             CallView::NoResponders => self.end(None, self.of.now, self.tool().not_served()),
-            CallView::Silent { started } => self.unanswered(view, *started, true),
-            CallView::Open { started } => self.unanswered(view, *started, false),
-            CallView::Unsent | CallView::Unheard => self.unanswered(view, None, false),
+            CallView::Open { started, given_up } => self.unanswered(view, *started, *given_up),
+            CallView::NoBus => self.unanswered(view, None, true),
+            CallView::Unsent => self.unanswered(view, None, self.ours),
+            CallView::Unheard => self.unanswered(view, None, false),
         }
     }
 
-    /// There is no answer as far as is known; `confirmed` if none is stored either.
-    fn unanswered(&self, view: &CallView, started: Option<Time>, confirmed: bool) -> Plan {
+    /// There is no answer as far as is known; `surely` if there is no use in looking for one.
+    fn unanswered(&self, view: &CallView, started: Option<Time>, surely: bool) -> Plan {
         let of_time = |stop: &&Stop| stop.code == ErrorCode::DeadlineExceeded.as_str();
         let stop = self.of.stop.as_ref();
-        if let Some(stop) = stop.filter(|stop| confirmed || !of_time(stop)) {
+        if let Some(stop) = stop.filter(|stop| surely || !of_time(stop)) {
             return self.give_up(started, stop);
         }
+        let attempt = self.of.attempt;
         if stop.is_some() || self.of.now >= self.record.deadline {
-            return match confirmed {
-                true => self.end(started, self.of.now, self.too_late()),
-                false => Plan::step(Step::ConfirmCall(self.of.attempt)),
+            return match surely {
+                true => self.end(started, self.of.now, self.too_late(view)),
+                false => Plan::step(Step::ConfirmCall(attempt)),
             };
         }
         match view {
-            CallView::Unsent if self.ours => Plan::step(Step::Call(self.of.attempt)),
-            CallView::Unsent | CallView::Unheard => Plan::step(Step::Listen(self.of.attempt)),
+            CallView::Unsent if self.ours => Plan::step(Step::Call(attempt)),
+            CallView::Unsent | CallView::Unheard => Plan::step(Step::Listen(attempt)),
             _ => self.wait(started),
         }
     }
@@ -215,9 +228,14 @@ impl Call<'_> {
         ]))
     }
 
-    fn too_late(&self) -> Verdict {
+    fn too_late(&self, view: &CallView) -> Verdict {
+        let why = match view {
+            _ if !self.ours => Silence::Restarted,
+            CallView::Unsent => Silence::Unsent,
+            _ => Silence::Unbroken,
+        };
         let patience = self.record.deadline.since(self.begun_at());
-        self.tool().silent(patience.into(), !self.ours)
+        self.tool().silent(patience.into(), why)
     }
 
     /// The execution ends, and whatever the tool does or answers from now on is nobody's.

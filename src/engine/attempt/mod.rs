@@ -13,7 +13,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Answer, CallView, Heard, execute, hear, plan_call};
+pub use call::{Answer, CallView, Heard, execute, hear, plan_call, record_of};
 pub use container::{PodView, plan, plan_refused};
 pub use pods::{is_held, is_ours, is_owned};
 

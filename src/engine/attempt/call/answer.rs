@@ -62,6 +62,17 @@ pub(super) struct Verdict {
     pub(super) outcome: Outcome,
 }
 
+/// Why there is no answer, as far as is known.
+#[derive(Clone, Copy)]
+pub(super) enum Silence {
+    /// This process sent the call and listened all the time.
+    Unbroken,
+    /// Another process recorded the call.
+    Restarted,
+    /// This process never sent it.
+    Unsent,
+}
+
 /// The tool that was called, and the call's id.
 #[derive(Clone, Copy)]
 pub(super) struct Tool<'a> {
@@ -90,17 +101,30 @@ impl Tool<'_> {
         )
     }
 
-    /// No answer in time. `by_another`: another process of the operator made the call.
-    pub(super) fn silent(self, patience: Duration, by_another: bool) -> Verdict {
-        let mut message = format!("the tool {:?} did not answer within {patience}", self.name);
-        if by_another {
-            message += "; the operator restarted meanwhile, and the call may or may not have run";
-        }
-        self.unavailable(
-            "TIMEOUT",
-            message,
-            "See whether `executor tool serve` runs for it and what it says, or raise the tool's timeout",
-        )
+    /// There was no answer in time.
+    pub(super) fn silent(self, patience: Duration, why: Silence) -> Verdict {
+        let name = self.name;
+        let (message, way_out) = match why {
+            Silence::Unbroken => (
+                format!("the tool {name:?} did not answer within {patience}"),
+                "See whether what serves it still works on it, or raise the tool's timeout",
+            ),
+            Silence::Restarted => (
+                format!(
+                    "no answer of the tool {name:?} was found within {patience}; the operator restarted \
+                     meanwhile, and the call may or may not have run"
+                ),
+                "See what serves it, or give the task more tries with retry",
+            ),
+            Silence::Unsent => (
+                format!(
+                    "the tool {name:?} could not be called within {patience}, because NATS could not be \
+                     reached; it has not run"
+                ),
+                "See the operator's log for why, or give the task more tries with retry",
+            ),
+        };
+        self.unavailable("TIMEOUT", message, way_out)
     }
 
     /// An object ends the task; anything else is a fault of the tool.

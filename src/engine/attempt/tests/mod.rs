@@ -1,5 +1,7 @@
 //! What a user may rely on of one task execution.
 
+mod calling;
+mod calls_at_random;
 mod pods;
 mod suspending;
 mod waiting;

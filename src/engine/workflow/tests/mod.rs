@@ -4,6 +4,7 @@ mod failing;
 mod for_each;
 mod properties;
 mod suspending;
+mod tools;
 
 use std::{collections::BTreeMap, sync::Arc};
 
