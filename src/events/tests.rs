@@ -45,9 +45,14 @@ fn events(object: Object<'_>, after: u64) -> Vec<Event> {
     let history = object
         .history()
         .into_iter()
-        .filter(|(sequence, _)| *sequence > after);
+        .filter(|entry| entry.sequence > after);
     history
-        .map(|(sequence, _)| object.event(sequence, &subjects).unwrap())
+        .map(|entry| {
+            let event = object.event(entry.sequence, &subjects).unwrap();
+            let filter = object.chain(&entry.filter, &subjects);
+            assert_eq!(event.message().filter, filter);
+            event
+        })
         .inspect(assert_valid)
         .collect()
 }
