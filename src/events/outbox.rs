@@ -12,8 +12,9 @@ use super::payload::{
     WorkflowWaitingStarted,
 };
 use crate::api::{
-    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskExecutionStatus, TaskTransition, Time,
-    ToolCall, TransitionData, VERSION, Workflow, WorkflowEvent, WorkflowTransition,
+    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskExecutionStatus, TaskPhase,
+    TaskTransition, Time, ToolCall, TransitionData, VERSION, Workflow, WorkflowEvent,
+    WorkflowTransition,
 };
 
 /// Why a run waits. There is no other reason yet.
@@ -236,7 +237,7 @@ fn task_details(
                     error: Failure::of(&data, None),
                 },
                 None => ToolAnswer::Success {
-                    output: outputs(status),
+                    output: output(status, attempt),
                 },
             },
         }),
@@ -322,10 +323,16 @@ fn call(task: &TaskExecution, transition: &TaskTransition, data: &TransitionData
     }
 }
 
-/// What a call gave whose task ended well: the task's outputs.
-fn outputs(status: Option<&TaskExecutionStatus>) -> Value {
-    let outputs = status.and_then(|status| status.outputs.clone());
-    outputs.unwrap_or_else(|| Map::new().into())
+/// What a call gave: the outputs, of the attempt that they are of. What another one gave could not be taken as outputs,
+/// and was not kept.
+fn output(status: Option<&TaskExecutionStatus>, attempt: u32) -> Value {
+    let ended_well = |status: &&TaskExecutionStatus| {
+        status.phase == TaskPhase::Succeeded && status.attempt == attempt
+    };
+    let outputs = status
+        .filter(ended_well)
+        .and_then(|status| status.outputs.clone());
+    outputs.unwrap_or_default()
 }
 
 fn resume_data(data: &TransitionData) -> Map<String, Value> {

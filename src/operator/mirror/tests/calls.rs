@@ -273,7 +273,7 @@ async fn what_a_stream_lost_while_no_operator_ran_is_told_again() {
     for world in worlds() {
         for newest in 1..=ALL {
             for left in 0..newest {
-                for written in 0..=newest {
+                for written in [0, left, newest] {
                     let (bus, _, positions) = world.told(newest).await;
                     bus.lose(left as usize);
                     let task = world.task(ALL, positions[written as usize].clone());
