@@ -152,6 +152,13 @@ pub struct ToolCall {
     pub duration_ms: Option<u64>,
 }
 
+impl ToolCall {
+    /// The id of the call that a transition's `data` is about.
+    pub fn id_in(data: Option<&Value>) -> Option<&str> {
+        data?.get("tool")?.get("exec_id")?.as_str()
+    }
+}
+
 impl TransitionData {
     /// As it was kept. What does not read is left out: an event with a gap is better than a chain
     /// that stops.

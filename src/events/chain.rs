@@ -2,51 +2,115 @@
 //!
 //! The stream takes a message only behind the one that was expected, so two writers, lost answers and stale memories
 //! cannot disturb the order. This decides how to find the place again after any of them.
+//!
+//! A task execution's events go to subjects of its own and of the tools' calls, and the stream's condition is about one
+//! [`Filter`] alone. So what goes to another filter than the event before it does only after that one was looked for.
+
+#[cfg(test)]
+mod tests;
 
 use crate::api::Time;
 use crate::ports::{PublishAck, PublishError, Stored};
 
+/// The subjects among which an event has to be the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// Those of the object's own events.
+    Own,
+    /// Those of the call of a tool that has this id.
+    Call(String),
+}
+
+/// A change of state that an object knows of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its place in the object's history.
+    pub sequence: u64,
+    /// When it happened.
+    pub at: Time,
+    /// Where its event goes.
+    pub filter: Filter,
+}
+
 /// How far one object's events are in the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     /// Events up to this one were acknowledged.
     acked: u64,
-    /// The stream sequence of the last of them; 0 if there is none.
+    /// The stream sequence of the last of them; 0 if there is none, or none any more.
     last: u64,
+    /// Where that one went.
+    filter: Filter,
     certainty: Certainty,
+    own: End,
+    /// The call that was told or asked about last.
+    call: Option<(String, End)>,
     /// The event that the server found too large.
     too_large: Option<u64>,
 }
 
-/// How sure it is that the stream is as remembered.
+/// How sure it is that the stream has the last event that was acknowledged, and so all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Certainty {
     /// It was so once: the stream has to be asked.
     Remembered,
-    /// The stream has said so.
-    Placed,
-    /// The stream has said so and then refused what was to follow: it has to be asked again.
-    Refused,
+    /// The stream has said so. Whether it still is shows when the next event of that filter is sent.
+    Told,
+    /// It was there just now, so that the next event may go to another filter.
+    Seen,
+}
+
+/// Where a filter's messages end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// The last of the object's events that the stream has said to have there; 0 if of none.
+    sequence: u64,
+    /// The stream sequence of the last message; 0 if there is none.
+    last: u64,
+    /// The stream has not refused it since. Otherwise it has to be asked.
+    stands: bool,
+}
+
+impl End {
+    /// A filter that is taken to be new: if it is not, the stream refuses its first message, and that costs no more than
+    /// asking would have.
+    const NEW: End = End {
+        sequence: 0,
+        last: 0,
+        stands: true,
+    };
+
+    /// A filter of which nothing is known.
+    const UNKNOWN: End = End {
+        stands: false,
+        ..End::NEW
+    };
 }
 
 /// What to do now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Nothing: all that the object holds is stored.
     Done,
-    /// Read the chain's last message and say so to [`Chain::read`].
-    Read,
-    /// Publish this event and say to [`Chain::published`] what came of it.
-    Publish {
-        /// The event's place in its object's history.
-        sequence: u64,
-        /// The stream sequence that the chain must end with.
-        expected_last: u64,
-        /// With a reference instead of its details.
-        by_reference: bool,
-        /// How many events before it the object no longer holds and the stream does not have.
-        lost: u64,
-    },
+    /// Read the filter's last message and say so to [`Chain::read`].
+    Read(Filter),
+    /// Publish an event and say to [`Chain::published`] what came of it.
+    Publish(Turn),
+}
+
+/// An event whose turn it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Its place in its object's history.
+    pub sequence: u64,
+    /// Where it goes.
+    pub filter: Filter,
+    /// The stream sequence that the filter must end with.
+    pub expected_last: u64,
+    /// With a reference instead of its details.
+    pub by_reference: bool,
+    /// How many events before it the object no longer holds and the stream does not have.
+    pub lost: u64,
 }
 
 /// How to go on after an attempt to publish.
@@ -65,18 +129,20 @@ pub enum Next {
 }
 
 impl Chain {
-    /// A chain of which is remembered that events up to `acked` are in this stream, the last of them at `last`.
-    ///
-    /// With 0 it is taken to be new: if it is not, the stream refuses the first message, and that costs no more than
-    /// asking would have.
+    /// A chain of which is remembered that events up to `acked` are in this stream, the last of them at `last`. With 0
+    /// it is taken to be new.
     pub fn new(acked: u64, last: u64) -> Self {
+        let (last, certainty, own) = match acked {
+            0 => (0, Certainty::Told, End::NEW),
+            _ => (last, Certainty::Remembered, End::UNKNOWN),
+        };
         Self {
             acked,
-            last: if acked == 0 { 0 } else { last },
-            certainty: match acked {
-                0 => Certainty::Placed,
-                _ => Certainty::Remembered,
-            },
+            last,
+            filter: Filter::Own,
+            certainty,
+            own,
+            call: None,
             too_large: None,
         }
     }
@@ -91,7 +157,7 @@ impl Chain {
     pub fn confirmed(&self) -> u64 {
         match self.certainty {
             Certainty::Remembered => 0,
-            Certainty::Placed | Certainty::Refused => self.acked,
+            Certainty::Told | Certainty::Seen => self.acked,
         }
     }
 
@@ -100,50 +166,97 @@ impl Chain {
         self.last
     }
 
-    /// What to do for an object that still holds `history`: sequences and times of its events, in order.
-    pub fn step(&self, history: &[(u64, Time)]) -> Step {
-        if self.certainty != Certainty::Placed {
-            return Step::Read;
-        }
-        match history.iter().find(|(sequence, _)| *sequence > self.acked) {
-            None => Step::Done,
-            Some((sequence, _)) => Step::Publish {
-                sequence: *sequence,
-                expected_last: self.last,
-                by_reference: self.too_large == Some(*sequence),
-                lost: sequence - self.acked - 1,
-            },
+    /// Time has passed: what was seen may be gone.
+    pub fn resume(&mut self) {
+        if self.certainty == Certainty::Seen {
+            self.certainty = Certainty::Told;
         }
     }
 
-    /// Finds the place again from the chain's last message. `first` is the oldest sequence that the stream still had
+    /// What to do for an object that still holds `history`, in order.
+    pub fn step(&self, history: &[Entry]) -> Step {
+        if self.certainty == Certainty::Remembered {
+            // One that is not held any more is taken for one of the object's own.
+            let last = history.iter().find(|entry| entry.sequence == self.acked);
+            return Step::Read(last.map_or(Filter::Own, |entry| entry.filter.clone()));
+        }
+        let Some(next) = history.iter().find(|entry| entry.sequence > self.acked) else {
+            return Step::Done;
+        };
+        let end = self.end(&next.filter);
+        if !end.stands {
+            return Step::Read(next.filter.clone());
+        }
+        if self.certainty == Certainty::Told && self.filter != next.filter {
+            return Step::Read(self.filter.clone());
+        }
+        Step::Publish(Turn {
+            sequence: next.sequence,
+            filter: next.filter.clone(),
+            expected_last: end.last,
+            by_reference: self.too_large == Some(next.sequence),
+            lost: next.sequence - self.acked - 1,
+        })
+    }
+
+    /// Finds the place again from a filter's last message. `first` is the oldest sequence that the stream still had
     /// after it was asked. True if the stream lost what it had said to have: then it lost more than this.
-    pub fn read(&mut self, uid: &str, stored: Option<&Stored>, first: u64) -> bool {
-        let acked = match stored {
-            None if had_its_time(self.last, first) => self.acked,
+    pub fn read(
+        &mut self,
+        uid: &str,
+        filter: &Filter,
+        stored: Option<&Stored>,
+        first: u64,
+    ) -> bool {
+        let remembered = self.certainty == Certainty::Remembered;
+        let end = self.end(filter);
+        let known = match remembered || *filter == self.filter {
+            true => (self.acked, self.last),
+            false => (end.sequence, end.last),
+        };
+        let sequence = match stored {
+            None if had_its_time(known.1, first) => known.0,
             None => 0,
             // Not ours: nothing is known but what was before.
-            Some(stored) => own_sequence(uid, stored).unwrap_or(self.acked),
+            Some(stored) => own_sequence(uid, stored).unwrap_or(known.0),
         };
-        let contradicted = self.certainty == Certainty::Refused && acked < self.acked;
-        self.acked = acked;
-        self.last = stored.map_or(0, |stored| stored.stream_sequence);
-        self.certainty = Certainty::Placed;
-        contradicted
+        let last = stored.map_or(0, |stored| stored.stream_sequence);
+        *self.end_mut(filter) = End {
+            sequence,
+            last,
+            stands: true,
+        };
+        let lost = sequence < known.0;
+        if remembered && sequence == 0 && *filter != Filter::Own {
+            // Nothing is left of the call: the object's own events tell how far it was.
+            (self.acked, self.last) = (0, 0);
+        } else if remembered || sequence >= self.acked {
+            // What is there was stored behind all that comes before it.
+            self.see(filter.clone(), sequence, last);
+        } else if lost {
+            self.see_what_is_left(known.1);
+        }
+        lost && !remembered
     }
 
-    /// Takes note of what came of publishing the event `sequence`.
-    pub fn published(&mut self, sequence: u64, result: &Result<PublishAck, PublishError>) -> Next {
+    /// Takes note of what came of publishing an event.
+    pub fn published(&mut self, turn: &Turn, result: &Result<PublishAck, PublishError>) -> Next {
+        let sequence = turn.sequence;
         match result {
             // A duplicate was stored by an earlier attempt, and its sequence is as good.
             Ok(ack) => {
-                self.acked = sequence;
-                self.last = ack.sequence;
+                self.see(turn.filter.clone(), sequence, ack.sequence);
+                self.certainty = Certainty::Told;
+                *self.end_mut(&turn.filter) = End {
+                    sequence,
+                    last: ack.sequence,
+                    stands: true,
+                };
                 Next::Stored
             }
             // Ours of an earlier attempt, or somebody else's: only the stream can tell.
             Err(PublishError::WrongLastSequence) => {
-                self.certainty = Certainty::Refused;
+                self.end_mut(&turn.filter).stands = false;
                 Next::Another
             }
             Err(PublishError::TooLarge(_)) if self.too_large != Some(sequence) => {
@@ -158,6 +271,42 @@ impl Chain {
             ) => Next::Later,
         }
     }
+
+    fn see(&mut self, filter: Filter, sequence: u64, last: u64) {
+        (self.filter, self.acked, self.last) = (filter, sequence, last);
+        self.certainty = Certainty::Seen;
+    }
+
+    /// The stream lost what stood at `lost` and behind it.
+    fn see_what_is_left(&mut self, lost: u64) {
+        let call = self.call.iter();
+        let call = call.map(|(id, end)| (Filter::Call(id.clone()), *end));
+        let left = call.chain([(Filter::Own, self.own)]);
+        let left = left.filter(|(_, end)| end.last < lost);
+        match left.max_by_key(|(_, end)| end.sequence) {
+            Some((filter, end)) => self.see(filter, end.sequence, end.last),
+            None => self.see(Filter::Own, 0, 0),
+        }
+    }
+
+    fn end(&self, filter: &Filter) -> End {
+        match (filter, &self.call) {
+            (Filter::Own, _) => self.own,
+            (Filter::Call(id), Some((call, end))) if id == call => *end,
+            (Filter::Call(_), _) => End::NEW,
+        }
+    }
+
+    fn end_mut(&mut self, filter: &Filter) -> &mut End {
+        let Filter::Call(id) = filter else {
+            return &mut self.own;
+        };
+        let call = self.call.take().filter(|(call, _)| call == id);
+        let (_, end) = self
+            .call
+            .insert(call.unwrap_or_else(|| (id.clone(), End::NEW)));
+        end
+    }
 }
 
 /// The place in the history that the stored message says, if it is one of this object's.
@@ -170,169 +319,4 @@ pub fn own_sequence(uid: &str, stored: &Stored) -> Option<u64> {
 /// before the `first` that is left went that way. What is missing behind it was lost.
 pub fn had_its_time(sequence: u64, first: u64) -> bool {
     sequence < first
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use jiff::Timestamp;
-    use rstest::rstest;
-
-    const UID: &str = "u";
-
-    fn at(second: i64) -> Time {
-        Time(Timestamp::from_second(second).unwrap())
-    }
-
-    /// Events `from..=to`, a second apart.
-    fn history(from: u64, to: u64) -> Vec<(u64, Time)> {
-        (from..=to)
-            .map(|sequence| (sequence, at(1000 + i64::try_from(sequence).unwrap())))
-            .collect()
-    }
-
-    fn told(sequence: u64, stream_sequence: u64) -> Stored {
-        Stored {
-            stream_sequence,
-            id: Some(format!("{UID}:{sequence}")),
-            event_sequence: Some(sequence),
-        }
-    }
-
-    fn publish(sequence: u64, expected_last: u64, lost: u64) -> Step {
-        Step::Publish {
-            sequence,
-            expected_last,
-            by_reference: false,
-            lost,
-        }
-    }
-
-    fn ack(sequence: u64, duplicate: bool) -> Result<PublishAck, PublishError> {
-        Ok(PublishAck {
-            sequence,
-            duplicate,
-        })
-    }
-
-    #[test]
-    fn a_new_chain_publishes_in_order_without_reading() {
-        let mut chain = Chain::new(0, 0);
-        let history = history(1, 2);
-        assert_eq!(chain.step(&history), publish(1, 0, 0));
-        assert_eq!(chain.published(1, &ack(57, false)), Next::Stored);
-        assert_eq!(chain.step(&history), publish(2, 57, 0));
-        assert_eq!(chain.published(2, &ack(60, true)), Next::Stored);
-        assert_eq!(chain.step(&history), Step::Done);
-        assert_eq!(chain.acknowledged(), 2);
-        assert_eq!(chain.step(&[]), Step::Done);
-    }
-
-    #[rstest]
-    #[case(PublishError::InFlight, Next::Soon)]
-    #[case(PublishError::StreamMissing, Next::Ensure)]
-    #[case(PublishError::Timeout, Next::Later)]
-    #[case(PublishError::Unavailable("x".into()), Next::Later)]
-    fn what_may_pass_is_tried_again_as_it_was(#[case] error: PublishError, #[case] next: Next) {
-        let mut chain = Chain::new(0, 0);
-        chain.published(1, &ack(5, false));
-        let before = chain.step(&history(1, 3));
-        assert_eq!(chain.published(2, &Err(error)), next);
-        assert_eq!(chain.step(&history(1, 3)), before);
-    }
-
-    #[test]
-    fn what_is_too_large_goes_by_reference_and_only_that() {
-        let mut chain = Chain::new(0, 0);
-        let history = history(1, 2);
-        let too_large = Err(PublishError::TooLarge("1 MiB".into()));
-        assert_eq!(chain.published(1, &too_large), Next::Another);
-        let by_reference = Step::Publish {
-            sequence: 1,
-            expected_last: 0,
-            by_reference: true,
-            lost: 0,
-        };
-        assert_eq!(chain.step(&history), by_reference);
-        // A server that refuses even that is tried again, with pauses.
-        assert_eq!(chain.published(1, &too_large), Next::Later);
-        assert_eq!(chain.step(&history), by_reference);
-        assert_eq!(chain.published(1, &ack(1, false)), Next::Stored);
-        assert_eq!(chain.step(&history), publish(2, 1, 0));
-    }
-
-    #[rstest]
-    #[case::stored_by_an_earlier_attempt(told(2, 9), publish(3, 9, 0))]
-    #[case::not_stored(told(1, 5), publish(2, 5, 0))]
-    #[case::somebody_knows_more(told(4, 11), Step::Done)]
-    fn a_wrong_sequence_is_resolved_by_the_last_message(
-        #[case] stored: Stored,
-        #[case] step: Step,
-    ) {
-        let mut chain = Chain::new(0, 0);
-        chain.published(1, &ack(4, false));
-        let history = history(1, 3);
-        assert_eq!(
-            chain.published(2, &Err(PublishError::WrongLastSequence)),
-            Next::Another
-        );
-        assert_eq!(chain.step(&history), Step::Read);
-        assert!(!chain.read(UID, Some(&stored), 1));
-        assert_eq!(chain.step(&history), step);
-    }
-
-    #[rstest]
-    #[case::stream_is_ahead(2, Some(told(3, 30)), publish(4, 30, 0))]
-    #[case::both_agree(3, Some(told(3, 30)), publish(4, 30, 0))]
-    #[case::server_lost_the_end(3, Some(told(1, 10)), publish(2, 10, 0))]
-    #[case::retention_took_all(3, None, publish(4, 0, 0))]
-    fn after_a_restart_the_stream_and_the_status_tell(
-        #[case] acked: u64,
-        #[case] stored: Option<Stored>,
-        #[case] step: Step,
-    ) {
-        let mut chain = Chain::new(acked, 30);
-        let history = history(1, 5);
-        assert_eq!(chain.step(&history), Step::Read);
-        // What a status says may be old: it is no word of this stream that was broken.
-        assert!(!chain.read(UID, stored.as_ref(), 40));
-        assert_eq!(chain.step(&history), step);
-    }
-
-    #[test]
-    fn what_was_pruned_after_it_was_stored_is_not_lost() {
-        let mut chain = Chain::new(3, 7);
-        // Events 1 to 3 were pruned. A message of somebody else's is the last one.
-        let foreign = Stored {
-            stream_sequence: 8,
-            id: None,
-            event_sequence: Some(1),
-        };
-        chain.read(UID, Some(&foreign), 8);
-        assert_eq!(chain.step(&history(4, 5)), publish(4, 8, 0));
-    }
-
-    #[rstest]
-    #[case::nothing_was_ever_removed(1)]
-    #[case::older_messages_are_left(20)]
-    fn a_stream_that_lost_the_chain_gets_it_again(#[case] first: u64) {
-        let mut chain = Chain::new(4, 20);
-        let history = history(3, 5);
-        chain.read(UID, None, first);
-        // 1 and 2 are nowhere any more: lost, and said so.
-        assert_eq!(chain.step(&history), publish(3, 0, 2));
-    }
-
-    #[rstest]
-    #[case::all_of_it(None)]
-    #[case::its_end(Some(told(1, 10)))]
-    fn a_stream_that_does_not_have_what_it_acknowledged_is_found_out(
-        #[case] stored: Option<Stored>,
-    ) {
-        let mut chain = Chain::new(0, 0);
-        chain.published(1, &ack(10, false));
-        chain.published(2, &ack(11, false));
-        chain.published(3, &Err(PublishError::WrongLastSequence));
-        assert!(chain.read(UID, stored.as_ref(), 5));
-    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::names::{Entity, Subjects, event_type};
-use super::payload::{About, Details, Payload, Referenced};
+use super::payload::{About, AboutCall, Details, Payload, Referenced, ReferencedCall};
 use crate::ports::Message;
 
 /// A larger body goes by reference. NATS takes 1 MiB by default; subscribers should not have to.
@@ -13,6 +13,7 @@ const BODY_LIMIT: usize = 256 * 1024;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     about: About,
+    call: Option<AboutCall>,
     entity: Entity,
     name: &'static str,
     dataref: String,
@@ -32,7 +33,8 @@ impl Event {
             Some(task) => &task.task_exec_id,
             None => &about.workflow_exec_id,
         };
-        let instance = details.call().map_or(uid, |call| &call.tool_exec_id);
+        let call = details.call().cloned();
+        let instance = call.as_ref().map_or(uid, |call| &call.tool_exec_id);
         let message = Message {
             subject: subjects.event(entity, instance, name),
             filter: subjects.chain(entity, instance),
@@ -42,6 +44,7 @@ impl Event {
         };
         let mut event = Self {
             about,
+            call,
             entity,
             name,
             dataref,
@@ -65,9 +68,11 @@ impl Event {
 
     /// The message with a reference to the object instead of the details, for a server that takes no more.
     pub fn by_reference(&self) -> Message {
-        let details = Details::Referenced(Referenced {
-            dataref: self.dataref.clone(),
-        });
+        let dataref = self.dataref.clone();
+        let details = match self.call.clone() {
+            Some(call) => Details::ReferencedCall(ReferencedCall { call, dataref }),
+            None => Details::Referenced(Referenced { dataref }),
+        };
         let mut message = self.message.clone();
         message.headers.retain(|(name, _)| *name != "ce-dataref");
         message.headers.push(("ce-dataref", self.dataref.clone()));

@@ -13,8 +13,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use chain::{Chain, Next, Step, had_its_time, own_sequence};
-
+pub use chain::{Chain, Entry, Filter, Next, Step, Turn, had_its_time, own_sequence};
 pub use message::Event;
 pub use names::{Entity, Subjects};
 pub use outbox::Object;

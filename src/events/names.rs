@@ -53,6 +53,12 @@ pub(super) const fn task_event(event: TaskEvent) -> (Entity, &'static str) {
     (Entity::Task, name)
 }
 
+/// Whether a text can stand between two dots of a subject.
+pub(super) fn is_token(text: &str) -> bool {
+    let fits = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '.' | '*' | '>');
+    !text.is_empty() && text.chars().all(fits)
+}
+
 /// The CloudEvents type of an event.
 pub(super) fn event_type(entity: Entity, event: &str) -> String {
     format!("dev.compozy.{}.{event}.v1", entity.as_str())

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::chain::{Entry, Filter};
 use super::message::Event;
-use super::names::{Entity, Subjects, task_event, workflow_event};
+use super::names::{Entity, Subjects, is_token, task_event, workflow_event};
 use super::payload::{
     About, AboutCall, AboutTask, Cancelled, Completed, Details, Failure, Retries, TaskFailed,
     TaskRetryScheduled, TaskScheduled, TaskStarted, ToolAnswer, ToolCompleted, ToolFailed,
@@ -11,8 +12,9 @@ use super::payload::{
     WorkflowWaitingStarted,
 };
 use crate::api::{
-    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskExecutionStatus, TaskTransition, Time,
-    TransitionData, VERSION, Workflow, WorkflowEvent, WorkflowTransition,
+    GROUP, MirrorPosition, TaskEvent, TaskExecution, TaskExecutionStatus, TaskPhase,
+    TaskTransition, Time, ToolCall, TransitionData, VERSION, Workflow, WorkflowEvent,
+    WorkflowTransition,
 };
 
 /// Why a run waits. There is no other reason yet.
@@ -37,9 +39,12 @@ impl<'a> Object<'a> {
         meta.uid.as_deref().unwrap_or_default()
     }
 
-    /// The subjects of all its events.
-    pub fn chain(self, subjects: &Subjects) -> String {
-        subjects.chain(self.entity(), self.uid())
+    /// The subjects of a filter of its events.
+    pub fn chain(self, filter: &Filter, subjects: &Subjects) -> String {
+        match filter {
+            Filter::Own => subjects.chain(self.entity(), self.uid()),
+            Filter::Call(id) => subjects.chain(Entity::Tool, id),
+        }
     }
 
     /// How far its status says that the mirror is. It may be further.
@@ -50,36 +55,48 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Sequence and time of every change of state that it still knows, in order.
-    pub fn history(self) -> Vec<(u64, Time)> {
+    /// Every change of state that it still knows, in order.
+    pub fn history(self) -> Vec<Entry> {
         match self {
             Object::Workflow(workflow) => {
-                let transitions = workflow
-                    .status
-                    .iter()
-                    .flat_map(|status| &status.transitions);
-                transitions
-                    .map(|transition| (transition.seq, transition.at))
-                    .collect()
+                let status = workflow.status.iter();
+                let transitions = status.flat_map(|status| &status.transitions);
+                let entry = |transition: &WorkflowTransition| Entry {
+                    sequence: transition.seq,
+                    at: transition.at,
+                    filter: Filter::Own,
+                };
+                transitions.map(entry).collect()
             }
+            Object::Task(task) if is_stripped(task) => Vec::new(),
             Object::Task(task) => {
-                let status = task.status.as_ref();
-                let transitions = status.map_or(&[][..], |status| &status.transitions);
-                // A final one without transitions was let go and its copy stripped: it cannot tell what it was.
-                if transitions.is_empty() && status.is_some_and(|status| status.phase.is_final()) {
-                    return Vec::new();
-                }
-                let told = transitions
-                    .iter()
-                    .map(|transition| (transition.seq, transition.at));
-                std::iter::once((1, created(task))).chain(told).collect()
+                let creation = Entry {
+                    sequence: 1,
+                    at: created(task),
+                    filter: Filter::Own,
+                };
+                let entry = |transition: &TaskTransition| Entry {
+                    sequence: transition.seq,
+                    at: transition.at,
+                    filter: filter(task, transition),
+                };
+                let told = transitions(task).iter().map(entry);
+                std::iter::once(creation).chain(told).collect()
             }
         }
     }
 
     /// The sequence of its last change of state; 0 if it has none yet.
     pub fn newest(self) -> u64 {
-        self.history().last().map_or(0, |(sequence, _)| *sequence)
+        match self {
+            Object::Workflow(workflow) => {
+                let status = workflow.status.as_ref();
+                let last = status.and_then(|status| status.transitions.last());
+                last.map_or(0, |transition| transition.seq)
+            }
+            Object::Task(task) if is_stripped(task) => 0,
+            Object::Task(task) => transitions(task).last().map_or(1, |last| last.seq),
+        }
     }
 
     /// The event of the change of state with this sequence, if it still knows it.
@@ -205,9 +222,11 @@ fn task_details(
             let stop = || task.spec.stop.as_ref().map(|stop| stop.reason.clone());
             cancelled(data.reason.or_else(stop))
         }
-        TaskEvent::ToolStarted => Details::ToolStarted(ToolStarted { call: call(&data) }),
+        TaskEvent::ToolStarted => Details::ToolStarted(ToolStarted {
+            call: call(task, transition, &data),
+        }),
         TaskEvent::ToolCompleted => Details::ToolCompleted(ToolCompleted {
-            call: call(&data),
+            call: call(task, transition, &data),
             duration_ms: data
                 .tool
                 .as_ref()
@@ -218,18 +237,29 @@ fn task_details(
                     error: Failure::of(&data, None),
                 },
                 None => ToolAnswer::Success {
-                    output: outputs(status),
+                    output: output(status, attempt),
                 },
             },
         }),
         TaskEvent::ToolFailed => Details::ToolFailed(ToolFailed {
-            call: call(&data),
+            call: call(task, transition, &data),
             error: Failure::of(&data, None),
         }),
     };
     let about = about_task(task, attempt, transition.seq, transition.at);
     let (entity, name) = task_event(transition.event);
     (entity, name, about, details)
+}
+
+fn transitions(task: &TaskExecution) -> &[TaskTransition] {
+    let status = task.status.as_ref();
+    status.map_or(&[], |status| &status.transitions)
+}
+
+/// A final one without transitions was let go and its copy stripped: it cannot tell what it was.
+fn is_stripped(task: &TaskExecution) -> bool {
+    let status = task.status.as_ref();
+    transitions(task).is_empty() && status.is_some_and(|status| status.phase.is_final())
 }
 
 /// The first event of a task execution is its existence: no status write is spent on it.
@@ -269,23 +299,40 @@ fn inputs(task: &TaskExecution) -> Value {
         .unwrap_or_else(|| Map::new().into())
 }
 
-/// The call of a tool that a transition is about.
-fn call(data: &TransitionData) -> AboutCall {
-    let (tool_id, tool_exec_id) = data
-        .tool
-        .as_ref()
-        .map(|tool| (tool.id.clone(), tool.exec_id.clone()))
-        .unwrap_or_default();
-    AboutCall {
-        tool_id,
-        tool_exec_id,
+/// Where the event of a transition goes.
+fn filter(task: &TaskExecution, transition: &TaskTransition) -> Filter {
+    match task_event(transition.event) {
+        (Entity::Tool, _) => Filter::Call(call_id(task, transition).to_owned()),
+        _ => Filter::Own,
     }
 }
 
-/// What a call gave whose task ended well: the task's outputs.
-fn outputs(status: Option<&TaskExecutionStatus>) -> Value {
-    let outputs = status.and_then(|status| status.outputs.clone());
-    outputs.unwrap_or_else(|| Map::new().into())
+/// The id of the call that a transition is about. One that cannot be a part of a subject would stop the chain: then the
+/// task execution's takes its place.
+fn call_id<'a>(task: &'a TaskExecution, transition: &'a TaskTransition) -> &'a str {
+    let id = ToolCall::id_in(transition.data.as_ref()).filter(|id| is_token(id));
+    id.or(task.metadata.uid.as_deref()).unwrap_or_default()
+}
+
+/// The call of a tool that a transition is about.
+fn call(task: &TaskExecution, transition: &TaskTransition, data: &TransitionData) -> AboutCall {
+    let tool = data.tool.as_ref();
+    AboutCall {
+        tool_id: tool.map(|tool| tool.id.clone()).unwrap_or_default(),
+        tool_exec_id: call_id(task, transition).to_owned(),
+    }
+}
+
+/// What a call gave: the outputs, of the attempt that they are of. What another one gave could not be taken as outputs,
+/// and was not kept.
+fn output(status: Option<&TaskExecutionStatus>, attempt: u32) -> Value {
+    let ended_well = |status: &&TaskExecutionStatus| {
+        status.phase == TaskPhase::Succeeded && status.attempt == attempt
+    };
+    let outputs = status
+        .filter(ended_well)
+        .and_then(|status| status.outputs.clone());
+    outputs.unwrap_or_default()
 }
 
 fn resume_data(data: &TransitionData) -> Map<String, Value> {

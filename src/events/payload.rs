@@ -164,7 +164,7 @@ pub struct AboutCall {
 pub enum ToolAnswer {
     /// It ended well.
     Success {
-        /// What it gave.
+        /// What it gave; null if that was nothing that a task can give, which the task's `failed` says.
         output: Value,
     },
     /// It ended with an error of its own.
@@ -192,6 +192,16 @@ pub struct Cancelled {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Referenced {
     /// The path, at the Kubernetes API, of the object that holds them.
+    pub dataref: String,
+}
+
+/// The same of a tool's event: which call it is stays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReferencedCall {
+    /// Which call.
+    #[serde(flatten)]
+    pub call: AboutCall,
+    /// The path, at the Kubernetes API, of the object that holds the rest.
     pub dataref: String,
 }
 
@@ -234,6 +244,7 @@ pub(super) enum Details {
     Completed(Completed),
     Cancelled(Cancelled),
     Referenced(Referenced),
+    ReferencedCall(ReferencedCall),
 }
 
 impl Details {
@@ -242,7 +253,8 @@ impl Details {
         match self {
             Details::ToolStarted(ToolStarted { call })
             | Details::ToolCompleted(ToolCompleted { call, .. })
-            | Details::ToolFailed(ToolFailed { call, .. }) => Some(call),
+            | Details::ToolFailed(ToolFailed { call, .. })
+            | Details::ReferencedCall(ReferencedCall { call, .. }) => Some(call),
             _ => None,
         }
     }

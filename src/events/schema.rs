@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::names::{Entity, event_type, task_event, workflow_event};
 use super::payload::{
-    About, AboutTask, Cancelled, Completed, Referenced, TaskFailed, TaskRetryScheduled,
-    TaskScheduled, TaskStarted, ToolCompleted, ToolFailed, ToolStarted, WorkflowFailed,
-    WorkflowStarted, WorkflowTimedOut, WorkflowWaitingEnded, WorkflowWaitingStarted,
+    About, AboutTask, Cancelled, Completed, Referenced, ReferencedCall, TaskFailed,
+    TaskRetryScheduled, TaskScheduled, TaskStarted, ToolCompleted, ToolFailed, ToolStarted,
+    WorkflowFailed, WorkflowStarted, WorkflowTimedOut, WorkflowWaitingEnded,
+    WorkflowWaitingStarted,
 };
 use crate::api::{TaskEvent, WorkflowEvent};
 
@@ -76,10 +77,11 @@ fn schema<D: JsonSchema>(entity: Entity, name: &str) -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let mut about = generator.root_schema_for::<About>().to_value();
     let task = generator.root_schema_for::<AboutTask>().to_value();
-    let details = [
-        generator.subschema_for::<D>(),
-        generator.subschema_for::<Referenced>(),
-    ];
+    let referenced = match entity {
+        Entity::Tool => generator.subschema_for::<ReferencedCall>(),
+        Entity::Workflow | Entity::Task => generator.subschema_for::<Referenced>(),
+    };
+    let details = [generator.subschema_for::<D>(), referenced];
     for field in task["required"].as_array().into_iter().flatten() {
         if let (Entity::Task | Entity::Tool, Some(required)) =
             (entity, about["required"].as_array_mut())

@@ -5,6 +5,7 @@
 
 mod books;
 mod metrics;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -15,22 +16,21 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use self::books::{Books, Kept, Stream};
+use self::books::{Books, Kept, Stream, Unsure};
 pub use self::metrics::MirrorMetrics;
-use crate::api::{MirrorPosition, Time};
-use crate::events::{Entity, Next, Object, Step, Subjects, had_its_time, own_sequence};
+pub use self::standing::Standing;
+use crate::api::MirrorPosition;
+use crate::events::{Entry, Filter, Next, Object, Step, Subjects, Turn};
 use crate::ports::{Bus, BusError, PublishAck, PublishError};
 
 /// A question about the stream that failed so shortly ago is not asked again.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
-/// How often a chain looks for its place in one go; more means that somebody else moves it.
+/// How often a chain looks for its place in one go without coming on; more means that somebody else moves it.
 const READS_AT_ONCE: u32 = 3;
 /// How often a write that has to wait for another one is tried in one go.
 const IN_FLIGHT_TRIES: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
-/// An object that was let go can wait: when the connection comes back it is asked about at once.
-const STANDING_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the connection came back. That asks nobody.
 const CONNECTION_LOOK: Duration = Duration::from_secs(1);
 
@@ -66,17 +66,6 @@ pub struct Progress {
     pub retry_after: Option<Duration>,
     /// The life of the stream that this is about: see [`Mirror::epoch`].
     pub epoch: u64,
-}
-
-/// What the stream says of an object that was let go.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Standing {
-    /// It holds what the receipt says, or held it for its time.
-    Stands,
-    /// It holds it, at another place than the receipt says.
-    Elsewhere(MirrorPosition),
-    /// It lost it.
-    Missing,
 }
 
 impl Progress {
@@ -164,53 +153,6 @@ impl Mirror {
         self.conclude(object, &history, kept, outcome)
     }
 
-    /// Whether the stream still holds what it held of an object that was let go.
-    ///
-    /// # Errors
-    /// When to ask again, if that cannot be told now.
-    pub async fn standing(
-        &self,
-        entity: Entity,
-        uid: &str,
-        receipt: &MirrorPosition,
-    ) -> Result<Standing, Duration> {
-        let later = |_: BusError| STANDING_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let asked = Instant::now();
-        let before = self.stream().await.map_err(later)?;
-        let stored = self.bus.last(&self.subjects.chain(entity, uid)).await;
-        let stored = stored
-            .inspect_err(|_| self.books().doubt())
-            .map_err(later)?;
-        let here = receipt.stream == before.identity.created;
-        let stream = match stored {
-            None if here => self.ask(asked).await.map_err(later)?,
-            _ => before.clone(),
-        };
-        if self.epoch() != before.epoch {
-            return Err(RETRY_FIRST);
-        }
-        let told = stored
-            .as_ref()
-            .and_then(|stored| Some((own_sequence(uid, stored)?, stored.stream_sequence)));
-        Ok(match told {
-            Some((seq, stream_seq)) if seq >= receipt.seq => {
-                let found = MirrorPosition {
-                    seq,
-                    stream: stream.identity.created,
-                    stream_seq,
-                };
-                match found == *receipt {
-                    true => Standing::Stands,
-                    false => Standing::Elsewhere(found),
-                }
-            }
-            None if here && had_its_time(receipt.stream_seq, stream.identity.first_sequence) => {
-                Standing::Stands
-            }
-            _ => Standing::Missing,
-        })
-    }
-
     /// Asks whether the stream is still the one that it was.
     ///
     /// # Errors
@@ -276,32 +218,30 @@ impl Mirror {
         &self,
         kept: &mut Kept,
         object: Object<'_>,
-        history: &[(u64, Time)],
+        history: &[Entry],
     ) -> Result<(), Interruption> {
         let (mut reads, mut in_flight) = (0, 0);
+        kept.chain.resume();
         loop {
-            let step = kept.chain.step(history);
-            match step {
+            match kept.chain.step(history) {
                 Step::Done => return Ok(()),
-                Step::Read if reads == READS_AT_ONCE => return Err(Interruption::Later),
-                Step::Read => {
-                    reads += 1;
-                    self.read(kept, object).await?;
+                Step::Read(_) if reads == READS_AT_ONCE => return Err(Interruption::Later),
+                Step::Read(filter) => {
+                    let before = kept.chain.acknowledged();
+                    self.read(kept, object, &filter).await?;
+                    let came_on = kept.chain.acknowledged() > before;
+                    reads = if came_on { 0 } else { reads + 1 };
                 }
-                Step::Publish {
-                    sequence,
-                    expected_last,
-                    by_reference,
-                    lost,
-                } => {
+                Step::Publish(turn) => {
                     if !self.books().confirm(kept) {
                         return Err(Interruption::StartOver);
                     }
-                    let result = self
-                        .publish(kept, object, sequence, expected_last, by_reference)
-                        .await?;
-                    match kept.chain.published(sequence, &result) {
-                        Next::Stored => self.metrics.count_lost(lost),
+                    let result = self.publish(kept, object, &turn).await?;
+                    match kept.chain.published(&turn, &result) {
+                        Next::Stored => {
+                            self.metrics.count_lost(turn.lost);
+                            reads = 0;
+                        }
                         Next::Another => {}
                         Next::Soon if in_flight < IN_FLIGHT_TRIES => {
                             in_flight += 1;
@@ -319,14 +259,19 @@ impl Mirror {
         }
     }
 
-    /// Finds the chain's place from its last message.
-    async fn read(&self, kept: &mut Kept, object: Object<'_>) -> Result<(), Interruption> {
+    /// Finds the chain's place from the last message of a filter.
+    async fn read(
+        &self,
+        kept: &mut Kept,
+        object: Object<'_>,
+        filter: &Filter,
+    ) -> Result<(), Interruption> {
         let later = |error: BusError| {
             debug!(%error, uid = object.uid(), "a chain cannot be read");
             Interruption::Later
         };
         let asked = Instant::now();
-        let stored = self.bus.last(&object.chain(&self.subjects)).await;
+        let stored = self.bus.last(&object.chain(filter, &self.subjects)).await;
         let stored = stored
             .inspect_err(|_| self.books().doubt())
             .map_err(later)?;
@@ -340,14 +285,16 @@ impl Mirror {
         }
         let contradicted = kept.chain.read(
             object.uid(),
+            filter,
             stored.as_ref(),
             stream.identity.first_sequence,
         );
         if contradicted && self.books().note_contradiction(kept) {
             self.say_started_over();
         }
-        if let (Some(stored), Some((sequence, floor))) = (stored, kept.unsure.take())
-            && kept.chain.acknowledged() == sequence
+        let unsure = kept.unsure.take_if(|unsure| unsure.turn.filter == *filter);
+        if let (Some(stored), Some(Unsure { turn, floor })) = (stored, unsure)
+            && kept.chain.acknowledged() == turn.sequence
             && self.books().note_sequence(stored.stream_sequence, floor)
         {
             self.say_started_over();
@@ -359,16 +306,19 @@ impl Mirror {
         &self,
         kept: &mut Kept,
         object: Object<'_>,
-        sequence: u64,
-        expected_last: u64,
-        by_reference: bool,
+        turn: &Turn,
     ) -> Result<Result<PublishAck, PublishError>, Interruption> {
         let event = object
-            .event(sequence, &self.subjects)
+            .event(turn.sequence, &self.subjects)
             .ok_or(Interruption::Later)?;
-        let unsure = kept.unsure.filter(|(unsure, _)| *unsure == sequence);
-        let floor = unsure.map_or_else(|| self.books().highest(), |(_, floor)| floor);
-        let result = match by_reference {
+        let unsure = kept.unsure.as_ref();
+        let unsure = unsure.filter(|unsure| unsure.turn.sequence == turn.sequence);
+        let (was_unsure, floor) = match unsure {
+            Some(unsure) => (true, unsure.floor),
+            None => (false, self.books().highest()),
+        };
+        let expected_last = turn.expected_last;
+        let result = match turn.by_reference {
             true => self.bus.publish(&event.by_reference(), expected_last).await,
             false => self.bus.publish(event.message(), expected_last).await,
         };
@@ -378,7 +328,7 @@ impl Mirror {
                 debug!(%event, sequence = ack.sequence, duplicate = ack.duplicate, "published");
                 kept.unsure = None;
                 // A duplicate that we know nothing of was stored before us, at its own place.
-                if ack.duplicate && unsure.is_none() {
+                if ack.duplicate && !was_unsure {
                     self.books().note_highest(ack.sequence);
                 } else if self.books().note_sequence(ack.sequence, floor) {
                     self.say_started_over();
@@ -387,7 +337,8 @@ impl Mirror {
             Err(error) => {
                 debug!(%event, %error, "not published");
                 if matches!(error, PublishError::Timeout | PublishError::Unavailable(_)) {
-                    kept.unsure = Some((sequence, floor));
+                    let turn = turn.clone();
+                    kept.unsure = Some(Unsure { turn, floor });
                     self.books().doubt();
                 }
             }
@@ -399,7 +350,7 @@ impl Mirror {
     fn conclude(
         &self,
         object: Object<'_>,
-        history: &[(u64, Time)],
+        history: &[Entry],
         mut kept: Kept,
         outcome: Result<(), Interruption>,
     ) -> Progress {
@@ -415,8 +366,8 @@ impl Mirror {
             _ => kept.chain.confirmed(),
         };
         let lag_before = kept.pending;
-        let pending = || history.iter().filter(|(sequence, _)| *sequence > known);
-        kept.oldest = pending().next().map(|(_, at)| *at);
+        let pending = || history.iter().filter(|entry| entry.sequence > known);
+        kept.oldest = pending().next().map(|entry| entry.at);
         kept.pending = pending().map(|_| 1).sum();
         kept.failures = match outcome {
             Ok(()) => 0,
@@ -425,7 +376,7 @@ impl Mirror {
         };
         let progress = Progress {
             pending: kept.pending,
-            outdated: history.last().is_some_and(|(newest, _)| known > *newest),
+            outdated: history.last().is_some_and(|newest| known > newest.sequence),
             position: (outcome.is_ok() && known > 0).then(|| MirrorPosition {
                 seq: known,
                 stream: kept.created.clone(),

@@ -201,6 +201,14 @@ struct State {
 }
 
 impl MemoryBus {
+    /// A cluster of servers, without the stream.
+    pub fn clustered() -> MemoryBus {
+        MemoryBus(Mutex::new(State {
+            stream: JetStream::new(true),
+            ..State::default()
+        }))
+    }
+
     /// Lets the coming attempts to publish go wrong, one after the other.
     pub fn fail_with(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().faults.extend(faults);

@@ -348,6 +348,19 @@ fn story(status: &TaskExecutionStatus) -> Option<&'static str> {
         TaskEvent::Started => {
             matches!(
                 after,
+                TaskEvent::Completed
+                    | TaskEvent::Failed
+                    | TaskEvent::Cancelled
+                    | TaskEvent::ToolStarted
+                    | TaskEvent::ToolFailed
+            )
+        }
+        TaskEvent::ToolStarted => {
+            matches!(after, TaskEvent::ToolCompleted | TaskEvent::ToolFailed)
+        }
+        TaskEvent::ToolCompleted | TaskEvent::ToolFailed => {
+            matches!(
+                after,
                 TaskEvent::Completed | TaskEvent::Failed | TaskEvent::Cancelled
             )
         }

@@ -10,14 +10,35 @@ use compozy::events::{Object, Subjects};
 use compozy::operator::mirror::{Mirror, MirrorMetrics, Progress, When};
 use compozy::ports::{Bus, NatsBus};
 use futures::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::server::NatsServer;
 
 fn task(uid: &str, newest: u64) -> TaskExecution {
-    let transitions: Vec<_> = (2..=newest)
-        .map(|seq| json!({"seq": seq, "event": "started", "attempt": seq, "at": "2026-01-01T10:00:00Z"}))
-        .collect();
+    let transition = |seq: u64| json!({"seq": seq, "event": "started", "attempt": seq, "at": "2026-01-01T10:00:00Z"});
+    execution(uid, (2..=newest).map(transition).collect())
+}
+
+/// A task execution whose every attempt calls a tool.
+fn calling(uid: &str, newest: u64) -> TaskExecution {
+    let course = [
+        "started",
+        "tool_started",
+        "tool_completed",
+        "failed",
+        "retry_scheduled",
+    ];
+    let transition = |seq: u64| {
+        let attempt = (seq - 2) / 5 + 1;
+        let event = course[(seq as usize - 2) % 5];
+        let call = json!({"tool": {"id": "charge", "exec_id": format!("{uid}-{attempt}")}});
+        let data = event.starts_with("tool").then_some(call);
+        json!({"seq": seq, "event": event, "attempt": attempt, "at": "2026-01-01T10:00:00Z", "data": data})
+    };
+    execution(uid, (2..=newest).map(transition).collect())
+}
+
+fn execution(uid: &str, transitions: Vec<Value>) -> TaskExecution {
     serde_json::from_value(json!({
         "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
         "metadata": {"name": uid, "namespace": "team", "uid": uid, "creationTimestamp": "2026-01-01T10:00:00Z"},
@@ -157,6 +178,42 @@ async fn a_store_that_went_back_is_filled_again() {
     assert!(settle(&mirror, &task("a", 5)).await.is_complete());
     assert_eq!(told(&server).await["a"], [1, 2, 3, 4, 5]);
     assert!(mirror.refresh().await);
+}
+
+#[tokio::test]
+async fn events_of_calls_keep_their_turn_across_restarts_and_losses() {
+    let mut server = NatsServer::start("");
+    let bus = server.bus(server.options()).await;
+    let first = mirror(&bus);
+    // An operator that ends after each event, and one that knows nothing.
+    for newest in 1..=4 {
+        settle(&mirror(&bus), &calling("a", newest)).await;
+    }
+    settle(&first, &calling("a", 4)).await;
+    server.crash();
+    server.save_store();
+    server.run();
+    server.wait_connected(&bus).await;
+    settle(&first, &calling("a", 9)).await;
+    assert_eq!(told(&server).await["a"], (1..=9).collect::<Vec<_>>());
+
+    // The end is gone, from the failure of the attempt on.
+    server.crash();
+    server.restore_store();
+    server.run();
+    while !first.refresh().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(settle(&first, &calling("a", 9)).await.is_complete());
+    assert_eq!(told(&server).await["a"], (1..=9).collect::<Vec<_>>());
+
+    // And all of it.
+    server.crash();
+    server.lose_store();
+    server.run();
+    assert!(settle(&first, &calling("a", 11)).await.is_complete());
+    assert!(settle(&mirror(&bus), &calling("a", 11)).await.is_complete());
+    assert_eq!(told(&server).await["a"], (1..=11).collect::<Vec<_>>());
 }
 
 #[tokio::test]

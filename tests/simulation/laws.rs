@@ -221,7 +221,7 @@ impl Laws {
         let transitions: Vec<_> = status
             .transitions
             .iter()
-            .map(|seen| (seen.seq, text(&seen.event), seen.at))
+            .map(|seen| (seen.seq, told::told_as(seen), seen.at))
             .collect();
         let wrong = extend(&mut seen.history, &transitions, 2);
         let mut results = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 use crate::api::{MirrorPosition, Time};
-use crate::events::Chain;
+use crate::events::{Chain, Turn};
 use crate::ports::StreamIdentity;
 
 /// The stream as it was last seen.
@@ -45,9 +45,17 @@ pub(super) struct Kept {
     pub oldest: Option<Time>,
     /// Attempts in a row that failed.
     pub failures: u32,
-    /// The event that was sent without an answer, and the highest sequence that the stream was known to have given
-    /// before: if it is stored at that or a lower one, the stream had lost messages.
-    pub unsure: Option<(u64, u64)>,
+    /// The event that was sent without an answer.
+    pub unsure: Option<Unsure>,
+}
+
+/// An event that was sent without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unsure {
+    pub turn: Turn,
+    /// The highest sequence that the stream was known to have given before: if it is stored at that or a lower one, the
+    /// stream had lost messages.
+    pub floor: u64,
 }
 
 /// The memory. One entry for each object that is not gone.
@@ -212,6 +220,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::Filter;
     use crate::ports::PublishAck;
 
     fn identity(created: &str, last_sequence: u64) -> StreamIdentity {
@@ -226,6 +235,17 @@ mod tests {
         PublishAck {
             sequence,
             duplicate: false,
+        }
+    }
+
+    /// The turn of an object's first event.
+    fn first() -> Turn {
+        Turn {
+            sequence: 1,
+            filter: Filter::Own,
+            expected_last: 0,
+            by_reference: false,
+            lost: 0,
         }
     }
 
@@ -281,7 +301,7 @@ mod tests {
         assert_eq!(trusted(books.recall("u", None, &stream)), 0);
         assert_eq!(trusted(books.recall("u", Some(&at(3)), &stream)), 3);
         let mut kept = books.recall("u", None, &stream);
-        kept.chain.published(1, &Ok(ack(5)));
+        kept.chain.published(&first(), &Ok(ack(5)));
         books.keep("u", kept.clone());
         assert_eq!(books.recall("u", Some(&at(3)), &stream), kept);
         assert!(books.confirm(&kept));

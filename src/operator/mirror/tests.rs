@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Mirror, MirrorMetrics, Progress, When};
 use crate::api::{MirrorPosition, TaskExecution, TaskPhase};
@@ -12,6 +12,7 @@ use crate::events::{Object, Subjects};
 use crate::ports::memory::{Fault, MemoryBus};
 use crate::ports::{Bus, PublishError};
 
+mod calls;
 mod losses;
 
 fn mirror(bus: &Arc<MemoryBus>) -> Mirror {
@@ -37,12 +38,20 @@ fn task_from(
             .unwrap()
             .to_string()
     };
-    let transitions: Vec<_> = (2..=newest)
-        .map(|seq| json!({"seq": seq, "event": "started", "attempt": seq, "at": time(seq.cast_signed())}))
-        .collect();
+    let transitions = (2..=newest)
+        .map(|seq| json!({"seq": seq, "event": "started", "attempt": seq, "at": time(seq.cast_signed())}));
+    execution(uid, &time(0), transitions.collect(), mirrored)
+}
+
+fn execution(
+    uid: &str,
+    created: &str,
+    transitions: Vec<Value>,
+    mirrored: Option<MirrorPosition>,
+) -> TaskExecution {
     serde_json::from_value(json!({
         "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
-        "metadata": {"name": uid, "namespace": "team", "uid": uid, "creationTimestamp": time(0)},
+        "metadata": {"name": uid, "namespace": "team", "uid": uid, "creationTimestamp": created},
         "spec": {
             "workflow": {"name": "w", "uid": "w", "id": "w"}, "task": "t",
             "retry": {"maxAttempts": 1, "backoff": {"initial": "1s", "factor": 2.0, "max": "5m", "jitter": 0.1}},
@@ -334,15 +343,23 @@ fn act() -> impl Strategy<Value = Act> {
 
 proptest! {
     #[test]
-    fn each_object_is_told_once_and_in_order(acts in prop::collection::vec(act(), 0..60)) {
+    fn each_object_is_told_once_and_in_order(acts in prop::collection::vec(act(), 0..60), clustered: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(play(acts));
+        runtime.block_on(play(acts, clustered));
     }
 }
 
-async fn play(acts: Vec<Act>) {
+async fn play(acts: Vec<Act>, clustered: bool) {
     let uids = ["a", "b", "c"];
-    let bus = Arc::new(MemoryBus::default());
+    let version = |object: usize, newest: u64, mirrored: Option<MirrorPosition>| match object {
+        0 => task_from(uids[0], newest, 1_000, mirrored),
+        1 => calls::one_after_the_other(uids[1], newest, mirrored),
+        _ => calls::two_at_once(uids[2], newest, mirrored),
+    };
+    let bus = Arc::new(match clustered {
+        true => MemoryBus::clustered(),
+        false => MemoryBus::default(),
+    });
     let mut operators = [mirror(&bus), mirror(&bus)];
     let mut newest = [1_u64; 3];
     let mut mirrored: [Option<MirrorPosition>; 3] = Default::default();
@@ -356,7 +373,7 @@ async fn play(acts: Vec<Act>) {
                 ago,
             } => {
                 let seen = newest[object].saturating_sub(ago).max(1);
-                let version = task_from(uids[object], seen, 1_000, mirrored[object].clone());
+                let version = version(object, seen, mirrored[object].clone());
                 let progress = publish(&operators[operator], &version).await;
                 let stored = told(&bus).get(uids[object]).map_or(0, Vec::len) as u64;
                 assert!(
@@ -379,7 +396,7 @@ async fn play(acts: Vec<Act>) {
     }
     bus.set_away(false);
     for (object, uid) in uids.iter().enumerate() {
-        let version = task_from(uid, newest[object], 1_000, mirrored[object].clone());
+        let version = version(object, newest[object], mirrored[object].clone());
         assert!(settle(&operators[0], &version).await.is_complete());
         assert_eq!(told(&bus)[*uid], (1..=newest[object]).collect::<Vec<_>>());
     }

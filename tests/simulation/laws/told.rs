@@ -1,8 +1,12 @@
-//! What the stream holds is what happened: after it was recorded, in order, and whole in the end.
+//! What the stream holds is what happened: after it was recorded, in order, and whole in the end. The events of a tool's
+//! call are judged as those of its task execution: they stand among its own.
 
-use compozy::ports::Message;
+use compozy::{
+    api::{TaskTransition, ToolCall},
+    ports::Message,
+};
 
-use super::{Laws, Seen};
+use super::{Laws, Seen, text};
 use crate::bus::header;
 
 /// So often the stream is looked at, if nothing else shows that it lost messages.
@@ -42,13 +46,13 @@ impl Laws {
         let Some((uid, seq)) = place(message) else {
             return self.break_with("messages say their place", message.subject.clone());
         };
-        let event = message.subject.rsplit('.').next().unwrap_or_default();
+        let event = event(&message.subject);
         let history = match (self.executions.get(&uid), self.runs.get(&uid)) {
             (Some(seen), _) => &seen.history,
             (_, Some(run)) => &run.history,
             _ => return self.break_with("told after it was recorded", format!("{uid}:{seq}")),
         };
-        if history.get(&seq).map(String::as_str) != Some(event) {
+        if history.get(&seq) != Some(&event) {
             let what = format!("at {now} {uid}:{seq} {event}, recorded: {history:?}");
             return self.break_with("told after it was recorded", what);
         }
@@ -137,6 +141,26 @@ impl Laws {
         for wrong in wrong {
             self.break_with("a run frames its tasks", wrong);
         }
+    }
+}
+
+/// What a subject says to have happened, as the histories say it.
+fn event(subject: &str) -> String {
+    let mut tokens = subject.rsplit('.');
+    let event = tokens.next().unwrap_or_default();
+    let instance = tokens.next().unwrap_or_default();
+    match tokens.nth(1) {
+        Some("tool") => format!("tool_{event} of {instance}"),
+        _ => event.to_owned(),
+    }
+}
+
+/// What a task execution's history says to have happened: of a tool, with the call that it was.
+pub fn told_as(transition: &TaskTransition) -> String {
+    let event = text(&transition.event);
+    match ToolCall::id_in(transition.data.as_ref()) {
+        Some(call) => format!("{event} of {call}"),
+        None => event,
     }
 }
 
