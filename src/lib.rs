@@ -5,6 +5,8 @@
 pub mod api;
 pub mod engine;
 pub mod events;
+pub mod executor;
+pub mod logs;
 pub mod operator;
 pub mod ports;
 pub mod protocol;

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use compozy::logs;
 use compozy::operator::{
     Error, process, release,
-    settings::{Command, CommandLine, LogFormat, Settings},
+    settings::{Command, CommandLine},
 };
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn start(line: CommandLine) -> Result<(), Error> {
-    log(&line.settings)?;
+    logs::start(line.settings.log_format, &line.settings.log_filter)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -40,21 +40,4 @@ fn start(line: CommandLine) -> Result<(), Error> {
             }
         }
     })
-}
-
-fn log(settings: &Settings) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .map_err(|error| format!("--log-filter: {error}"))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .init(),
-        LogFormat::Text => lines.init(),
-    }
-    Ok(())
 }

@@ -55,7 +55,7 @@ impl CallsUnderWay {
 
     /// What is known of the call that a task execution's status speaks of.
     pub fn view(&self, execution: &TaskExecution) -> CallView {
-        let heard = record_of(execution)
+        let heard = attempt::record_of(execution)
             .and_then(|record| self.hearing.of(&key_of(execution), &record.tool_exec_id));
         heard.unwrap_or(CallView::Unsent)
     }
@@ -113,8 +113,7 @@ impl CallsUnderWay {
         self.hearing.take_in(&key, id, &past);
         Ok(match self.hearing.of(&key, id) {
             None => hearing::read(id, &past, self.hearing.now()),
-            Some(CallView::Open { started }) => CallView::Silent { started },
-            Some(view) => view,
+            Some(view) => hearing::given_up(view),
         })
     }
 
@@ -125,16 +124,10 @@ impl CallsUnderWay {
 
     /// Whose call it is, which, and where its answers go.
     fn place<'a>(&self, execution: &'a TaskExecution) -> Option<(Key, &'a CallRecord, String)> {
-        let record = record_of(execution)?;
+        let record = attempt::record_of(execution)?;
         let namespace = execution.namespace().unwrap_or_default();
         let uid = execution.uid().unwrap_or_default();
         let reply = self.subjects.result(&namespace, &uid, &record.tool_exec_id);
         Some((key_of(execution), record, reply))
     }
-}
-
-/// The call of the current attempt, if it was recorded.
-pub fn record_of(execution: &TaskExecution) -> Option<&CallRecord> {
-    let call = execution.status.as_ref()?.call.as_ref();
-    call.filter(|call| call.attempt == attempt::current_attempt(execution))
 }

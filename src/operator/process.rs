@@ -31,7 +31,9 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let bus = bus(&settings).await?;
     let outside = Outside {
         client: Client::try_from(config)?,
-        calls: bus.as_ref().map(|bus| Arc::new(bus.calls()) as Arc<dyn Calls>),
+        calls: bus
+            .as_ref()
+            .map(|bus| Arc::new(bus.calls()) as Arc<dyn Calls>),
         bus: bus.map(|bus| Arc::new(bus) as Arc<dyn Bus>),
         clock: Arc::new(SystemClock),
         // Not what the settings say: a process that starts anew may have the same.

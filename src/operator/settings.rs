@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     api::Duration,
     engine::definition::DEFAULT_MAX_ITEMS,
+    logs::LogFormat,
     ports::{NatsFlags, NatsOptions, StreamOptions},
 };
 
@@ -42,15 +43,6 @@ pub struct ReleaseFinalizers {
     /// The namespaces whose objects are released; empty: all.
     #[arg(long, env = "COMPOZY_WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
 }
 
 /// How to run the operator.

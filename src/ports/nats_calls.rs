@@ -48,6 +48,11 @@ impl NatsCalls {
         Ok(self.connection.subscribe(subject, Some(group)).await?)
     }
 
+    /// Says something that may get lost.
+    pub async fn say(&self, reply: &str, payload: Bytes) -> Result<(), BusError> {
+        Ok(self.connection.publish(reply, None, payload).await?)
+    }
+
     /// Says an answer, and waits until the stream of answers says that it is kept.
     pub async fn answer(&self, reply: &str, payload: Bytes) -> Result<(), PublishError> {
         let kept = self.connection.request(reply, HeaderMap::new(), payload);
@@ -78,7 +83,10 @@ impl Calls for NatsCalls {
     }
 
     async fn send(&self, subject: &str, reply: &str, payload: Bytes) -> Result<(), BusError> {
-        Ok(self.connection.publish(subject, reply, payload).await?)
+        Ok(self
+            .connection
+            .publish(subject, Some(reply), payload)
+            .await?)
     }
 
     // Asks the stream's leader: a replica that lags would not have the last answer.

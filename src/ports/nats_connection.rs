@@ -133,15 +133,24 @@ impl Connection {
     pub(super) async fn publish(
         &self,
         subject: &str,
-        reply: &str,
+        reply: Option<&str>,
         payload: Bytes,
     ) -> Result<(), CallError> {
         if !self.connected() {
             return Err(CallError::not_connected());
         }
-        let sent = self
-            .client
-            .publish_with_reply(subject.to_owned(), reply.to_owned(), payload);
+        let sent = async {
+            let subject = subject.to_owned();
+            match reply {
+                Some(reply) => {
+                    let sent = self
+                        .client
+                        .publish_with_reply(subject, reply.to_owned(), payload);
+                    sent.await
+                }
+                None => self.client.publish(subject, payload).await,
+            }
+        };
         match tokio::time::timeout(CALL_TIMEOUT, sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(match error.kind() {

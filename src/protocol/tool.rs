@@ -46,6 +46,19 @@ impl ToolSubjects {
         format!("{prefix}.results.tool.{namespace}.{caller}.{tool_exec_id}")
     }
 
+    /// Whether `subject` is where the answers to this call go, whoever calls.
+    pub fn is_result(&self, subject: &str, namespace: &str, tool_exec_id: &str) -> bool {
+        let all = format!("{}.results.tool.{namespace}.", self.prefix);
+        let is_token = |text: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            !text.is_empty() && text.chars().all(allowed)
+        };
+        subject
+            .strip_prefix(&all)
+            .and_then(|rest| rest.split_once('.'))
+            .is_some_and(|(caller, id)| is_token(caller) && is_token(id) && id == tool_exec_id)
+    }
+
     /// Where the answers to all calls go.
     pub fn results(&self) -> String {
         format!("{}.results.tool.>", self.prefix)
@@ -158,5 +171,24 @@ mod tests {
             subjects.result("shop", "te-uid", "call"),
             "compozy.results.tool.shop.te-uid.call"
         );
+    }
+
+    #[test]
+    fn answers_go_to_the_call_and_its_namespace_alone() {
+        let subjects = ToolSubjects::new("compozy");
+        let is_result = |subject: &str| subjects.is_result(subject, "shop", "call");
+        assert!(is_result("compozy.results.tool.shop.te-uid.call"));
+        for elsewhere in [
+            "compozy.results.tool.bank.te-uid.call",
+            "compozy.results.tool.shop.te-uid.other",
+            "compozy.results.tool.shop.call",
+            "compozy.results.tool.shop.*.call",
+            "compozy.results.tool.shop.te.uid.call",
+            "compozy.results.tool.shop..call",
+            "compozy.events.task.instance.x.completed",
+            "$JS.API.STREAM.DELETE.COMPOZY_EVENTS",
+        ] {
+            assert!(!is_result(elsewhere), "{elsewhere}");
+        }
     }
 }

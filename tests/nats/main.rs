@@ -5,6 +5,8 @@
 
 mod access;
 mod bus;
+mod calls;
 mod mirror;
 mod server;
 mod stream;
+mod tools;

@@ -9,7 +9,8 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 
 use compozy::api::{
-    CallRecord, FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time, Workflow,
+    CallRecord, FINALIZER_EVENTS, LABEL_ATTEMPT, OnFailure, Task, TaskExecution, TaskPhase, Time,
+    Workflow,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;

@@ -208,8 +208,7 @@ impl Calls for SimBus {
     async fn send(&self, subject: &str, reply: &str, payload: Bytes) -> Result<(), BusError> {
         let process = self.process();
         let (subject, reply) = (subject.to_owned(), reply.to_owned());
-        let deed =
-            move |world: &mut World| world.take_command(process, &subject, &reply, &payload);
+        let deed = move |world: &mut World| world.take_command(process, &subject, &reply, &payload);
         self.ask(deed).await.answer()
     }
 

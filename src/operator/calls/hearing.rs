@@ -47,7 +47,10 @@ impl Call {
     fn view(&self) -> CallView {
         let started = self.started;
         match self.end.clone() {
-            None => CallView::Open { started },
+            None => CallView::Open {
+                started,
+                given_up: false,
+            },
             Some(End::NoResponders) => CallView::NoResponders,
             Some(End::Answer(at, answer)) => CallView::Answered {
                 started,
@@ -176,8 +179,16 @@ pub(super) fn read(tool_exec_id: &str, messages: &[Bytes], now: Time) -> CallVie
         _listener: JoinSet::new(),
     };
     messages.iter().for_each(|message| call.hear(message, now));
-    match call.view() {
-        CallView::Open { started } => CallView::Silent { started },
+    given_up(call.view())
+}
+
+/// The same, and nothing more is waited for.
+pub(super) fn given_up(view: CallView) -> CallView {
+    match view {
+        CallView::Open { started, .. } => CallView::Open {
+            started,
+            given_up: true,
+        },
         view => view,
     }
 }

@@ -8,7 +8,7 @@ use super::{CallError, Executions, Key, is_ended, sibling};
 use crate::{
     api::{TaskExecution, Time, Tool, ToolRef},
     engine::attempt::{self, CallView, Plan, Step},
-    operator::calls::{CallsUnderWay, record_of},
+    operator::calls::CallsUnderWay,
     ports::BusError,
 };
 
@@ -29,9 +29,9 @@ impl Executions {
         tool: &ToolRef,
     ) -> Result<Plan, CallError> {
         let Some(calls) = &self.calls else {
-            return Ok(self.decide_call(execution, None, &CallView::Unsent));
+            return Ok(self.decide_call(execution, None, &CallView::NoBus));
         };
-        if record_of(execution).is_none() && !is_ended(execution) {
+        if attempt::record_of(execution).is_none() && !is_ended(execution) {
             let tool = self.cluster.fetch_tool(&sibling(key, &tool.name)).await?;
             return Ok(self.decide_call(execution, tool.as_ref(), &CallView::Unsent));
         }
@@ -43,7 +43,10 @@ impl Executions {
         match calls.confirm(execution).await {
             Ok(view) => Ok(self.decide_call(execution, None, &view)),
             Err(_) if is_hopeless(execution, now) => {
-                let silent = CallView::Silent { started: None };
+                let silent = CallView::Open {
+                    started: None,
+                    given_up: true,
+                };
                 Ok(self.decide_call(execution, None, &silent))
             }
             Err(error) => {
@@ -103,5 +106,5 @@ impl Executions {
 
 /// Whether the time of a call has been over for so long that no answer is waited for any more.
 fn is_hopeless(execution: &TaskExecution, now: Time) -> bool {
-    record_of(execution).is_some_and(|record| now >= record.deadline.after(HOPELESS_AFTER))
+    attempt::record_of(execution).is_some_and(|record| now >= record.deadline.after(HOPELESS_AFTER))
 }

@@ -74,7 +74,8 @@ impl Laws {
         }
         let code = status.error.as_ref().map(|error| error.code.as_str());
         let good = first.filter(|(at, body)| {
-            *at < record.deadline.0 && matches!(body["status"].as_str(), Some("SUCCESS" | "TOOL_ERROR"))
+            *at < record.deadline.0
+                && matches!(body["status"].as_str(), Some("SUCCESS" | "TOOL_ERROR"))
         });
         let forgotten = code == Some(ErrorCode::ToolUnavailable.as_str()) && good.is_some();
         if forgotten && !self.calls.lost {
