@@ -68,6 +68,7 @@ fn executions(answer: impl Fn(Asked) -> Answer + Send + Sync + 'static) -> Execu
         clock: Arc::new(SystemClock),
         metrics: metrics.clone(),
         warnings: Warnings::new(metrics).0,
+        calls: None,
         pods: PodSettings { restricted: false },
         deletion_grace: Duration::from_secs(60),
     }
