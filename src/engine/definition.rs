@@ -114,7 +114,7 @@ pub enum Executor {
     /// A pod for each attempt.
     Container {
         /// Its container.
-        container: ContainerTemplate,
+        container: Box<ContainerTemplate>,
         /// What is around it: installation, workflow and task merged.
         pod_template: Box<PodTemplate>,
     },
@@ -334,7 +334,7 @@ fn compile_executor(
                 .map_err(|error| errors.push(error))
                 .ok()?;
             Some(Executor::Container {
-                container: template,
+                container: Box::new(template),
                 pod_template: Box::new(merge_templates(
                     Some(&installation.pod_template),
                     spec.pod_template.as_ref(),
