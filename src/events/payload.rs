@@ -94,7 +94,7 @@ pub struct TaskScheduled {
 /// `started` of a task: once an attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskStarted {
-    /// What runs the attempt: the pod's name.
+    /// What runs the attempt: the pod's name, or `tool/` and the tool's.
     pub executor: String,
 }
 
@@ -195,7 +195,7 @@ pub struct Referenced {
     pub dataref: String,
 }
 
-/// The same of a tool's event: which call it is stays.
+/// Instead of the details of a tool's event where they are too large for a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferencedCall {
     /// Which call.
