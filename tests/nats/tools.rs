@@ -70,11 +70,15 @@ async fn ready() -> NatsServer {
 
 /// Serves the tool with a shell script for each call, once the server knows of it.
 async fn serve(server: &NatsServer, flags: &[&str], script: &str) -> Served {
+    let handler = ["--exec", "--", "sh", "-c", script];
+    serve_by(server, &[flags, &handler].concat()).await
+}
+
+/// Serves the tool by the handler that the flags name, once the server knows of it.
+async fn serve_by(server: &NatsServer, flags: &[&str]) -> Served {
     let mut command = executor(server, "serve");
-    command
-        .args(flags)
-        .args(["--exec", "--", "sh", "-c", script]);
-    let served = Served(command.stderr(Stdio::null()).spawn().unwrap());
+    let served = command.args(flags).stderr(Stdio::null()).spawn().unwrap();
+    let served = Served(served);
     until_served(server, true).await;
     served
 }
@@ -401,4 +405,44 @@ async fn without_a_stream_of_answers_tools_work_too() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_count_words() {
+    let server = ready().await;
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/tools");
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = port.local_addr().unwrap().port().to_string();
+    let mut web = Command::new("python3");
+    web.arg(file("word_count_http.py"))
+        .env("PORT", &port)
+        .stderr(Stdio::null());
+    let _web = Served(web.spawn().unwrap());
+    let end = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
+        assert!(Instant::now() < end, "the web server does not listen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let url = format!("http://localhost:{port}/");
+    for (flags, code) in [
+        (vec!["--exec", "--", &file("word-count.sh")], "NO_TEXT"),
+        (
+            vec!["--stdio", "--", "python3", &file("word_count.py")],
+            "NO_TEXT",
+        ),
+        (vec!["--http", &url], "HTTP_400"),
+    ] {
+        let served = serve_by(&server, &flags).await;
+        for _ in 0..2 {
+            let counted = call(&server, &["--input", "{\"text\":\"to be or not to be\"}"]);
+            assert_eq!(counted.status.code(), Some(0), "{flags:?}");
+            assert_eq!(printed(&counted)["words"], 6, "{flags:?}");
+        }
+        let failed = call(&server, &["--input", "{}"]);
+        assert_eq!(failed.status.code(), Some(3), "{flags:?}");
+        assert_eq!(printed(&failed)["code"], code, "{flags:?}");
+        drop(served);
+        until_served(&server, false).await;
+    }
 }
