@@ -17,6 +17,7 @@ use super::jetstream;
 use super::nats::{Found, api, unavailable};
 use super::nats_connection::{CallError, Connection, ConnectionOptions, says_no_responders};
 
+const QUIET_TIMEOUT: Duration = Duration::from_millis(500);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// [`Calls`] over a connection to NATS.
@@ -65,7 +66,8 @@ impl NatsCalls {
     /// The client forgets the subscription when it is next woken, be it by a call that is not the last. So nothing else
     /// wakes it meanwhile.
     pub async fn drain(&self, mut taken: Subscriber) -> Vec<Message> {
-        let _quiet = self.quiet.write().await;
+        // What is said gets its acknowledgement long before; without a stream of answers there is none.
+        let _quiet = tokio::time::timeout(QUIET_TIMEOUT, self.quiet.write()).await;
         let mut left = Vec::new();
         let drained = async {
             // Without a client nothing is on its way.

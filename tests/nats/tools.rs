@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use async_nats::StatusCode;
 use bytes::Bytes;
 use compozy::ports::Bus;
 use futures::StreamExt;
@@ -88,13 +89,16 @@ async fn until_served(server: &NatsServer, served: bool) {
     let client = server.client().await;
     let end = Instant::now() + PATIENCE;
     loop {
-        // No call at all, and so without an answer.
-        let probe = client.request(
-            "compozy.commands.tool.probe.execute.shop_charge",
-            Bytes::new(),
-        );
-        let probe = tokio::time::timeout(Duration::from_millis(100), probe).await;
-        if probe.is_err() == served {
+        // No call at all: who serves says so, and else NATS that nobody does.
+        let reply = format!("compozy.results.tool.shop.probe.{}", fastrand::u64(..));
+        let mut said = client.subscribe(reply.clone()).await.unwrap();
+        let subject = "compozy.commands.tool.probe.execute.shop_charge";
+        let probe = client.publish_with_reply(subject, reply, Bytes::new());
+        probe.await.unwrap();
+        let said = tokio::time::timeout(Duration::from_secs(1), said.next()).await;
+        if let Ok(Some(said)) = said
+            && (said.status != Some(StatusCode::NO_RESPONDERS)) == served
+        {
             return;
         }
         assert!(Instant::now() < end, "served: {}", !served);
