@@ -92,6 +92,17 @@ fn decisions_know_nothing_of_the_operator() {
 }
 
 #[test]
+fn executors_and_ports_know_nothing_of_the_operator() {
+    for path in sources(Path::new("src/executor"))
+        .into_iter()
+        .chain(sources(Path::new("src/ports")))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("crate::operator"), "{}", path.display());
+    }
+}
+
+#[test]
 fn every_select_says_in_which_order_it_looks() {
     // Without `biased` tokio draws the order from a generator that nobody can seed, and a run of
     // the simulation could not be repeated.

@@ -6,7 +6,7 @@ NATS_URL=nats://localhost:4222 python3 word_count_nats.py
 import asyncio
 import json
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import nats
 
@@ -27,7 +27,7 @@ async def main():
     print("serving", flush=True)
     async for message in calls.messages:
         call = json.loads(message.data)
-        if datetime.now(timezone.utc) > datetime.fromisoformat(call["deadline"].replace("Z", "+00:00")):
+        if datetime.now(UTC) > datetime.fromisoformat(call["deadline"]):
             continue  # Nobody waits any more.
         reply, call_id = call["reply_to_subject"], call["tool_exec_id"]
         # With these rights nobody gets further than with their own.

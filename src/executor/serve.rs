@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -78,14 +78,14 @@ pub async fn serve(
         () = end => {}
         () = work.go_on(&mut taken) => return Err("the NATS client has ended".into()),
     }
-    taken.drain().await?;
+    let mut left = stream::iter(server.calls.drain(taken).await);
     let grace = server.service.grace;
     info!(
         ?grace,
         under_way = work.running.len(),
         "taking no more calls"
     );
-    if tokio::time::timeout(grace, work.go_on(&mut taken))
+    if tokio::time::timeout(grace, work.go_on(&mut left))
         .await
         .is_ok()
     {
@@ -97,7 +97,7 @@ pub async fn serve(
     );
     cut.send_replace(true);
     // Who cannot be told by then finds out by the deadline.
-    let _ = tokio::time::timeout(FAREWELL, work.go_on(&mut taken)).await;
+    let _ = tokio::time::timeout(FAREWELL, work.go_on(&mut left)).await;
     Ok(Ended::CutOff)
 }
 
@@ -119,7 +119,7 @@ struct Answer {
 impl Work {
     /// Runs what is taken, so many at once, until there is no more, and all of it has ended. Dropped, it can be gone on
     /// with.
-    async fn go_on(&mut self, taken: &mut Subscriber) {
+    async fn go_on(&mut self, taken: &mut (impl Stream<Item = Message> + Unpin)) {
         let mut open = true;
         while open || !self.running.is_empty() || !self.delivering.is_empty() {
             let free = self.running.len() < self.server.service.concurrency;

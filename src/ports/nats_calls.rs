@@ -1,11 +1,15 @@
 //! Calls of tools on a real NATS server, from both ends.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_nats::jetstream::ErrorCode;
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::json;
+use tokio::sync::RwLock;
 
 use super::bus::{BusError, PublishError};
 use super::calls::{CallNews, Calls};
@@ -13,12 +17,17 @@ use super::jetstream;
 use super::nats::{Found, api, unavailable};
 use super::nats_connection::{CallError, Connection, ConnectionOptions, says_no_responders};
 
+const QUIET_TIMEOUT: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// [`Calls`] over a connection to NATS.
 #[derive(Debug, Clone)]
 pub struct NatsCalls {
     connection: Connection,
     /// Keeps the answers.
     stream: String,
+    /// Whoever says something holds it shared.
+    quiet: Arc<RwLock<()>>,
 }
 
 impl NatsCalls {
@@ -30,7 +39,11 @@ impl NatsCalls {
 
     pub(super) fn new(connection: Connection, prefix: &str) -> Self {
         let stream = jetstream::results_name(prefix);
-        Self { connection, stream }
+        Self {
+            connection,
+            stream,
+            quiet: Arc::default(),
+        }
     }
 
     /// Whether a connection stands right now.
@@ -48,13 +61,35 @@ impl NatsCalls {
         Ok(self.connection.subscribe(subject, Some(group)).await?)
     }
 
+    /// Takes no more calls, and gives those that were on their way.
+    ///
+    /// The client forgets the subscription when it is next woken, be it by a call that is not the last. So nothing else
+    /// wakes it meanwhile.
+    pub async fn drain(&self, mut taken: Subscriber) -> Vec<Message> {
+        // What is said gets its acknowledgement long before; without a stream of answers there is none.
+        let _quiet = tokio::time::timeout(QUIET_TIMEOUT, self.quiet.write()).await;
+        let mut left = Vec::new();
+        let drained = async {
+            // Without a client nothing is on its way.
+            let _ = taken.drain().await;
+            while let Some(message) = taken.next().await {
+                left.push(message);
+            }
+        };
+        // Without a connection nothing comes.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+        left
+    }
+
     /// Says something that may get lost.
     pub async fn say(&self, reply: &str, payload: Bytes) -> Result<(), BusError> {
+        let _shared = self.quiet.read().await;
         Ok(self.connection.publish(reply, None, payload).await?)
     }
 
     /// Says an answer, and waits until the stream of answers says that it is kept.
     pub async fn answer(&self, reply: &str, payload: Bytes) -> Result<(), PublishError> {
+        let _shared = self.quiet.read().await;
         let kept = self.connection.request(reply, HeaderMap::new(), payload);
         jetstream::publish_answer(&kept.await?).map(|_| ())
     }

@@ -188,14 +188,14 @@ async fn the_stream_of_answers_is_kept_as_wanted_unless_somebody_else_keeps_it()
     assert_eq!(created.max_messages_per_subject, 4);
 
     let mut other = created.clone();
-    other.max_age = Duration::from_secs(60);
+    other.max_age = Duration::from_secs(600);
     other.description = Some("ours".into());
     context.update_stream(other).await.unwrap();
     let mut options = server.options();
     options.manage_streams = false;
     let guest = server.bus(options).await;
     guest.ensure_streams().await.unwrap();
-    assert_eq!(config().await.max_age, Duration::from_secs(60));
+    assert_eq!(config().await.max_age, Duration::from_secs(600));
     bus.ensure_streams().await.unwrap();
     let updated = config().await;
     assert_eq!(updated.max_age, created.max_age);

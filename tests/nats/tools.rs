@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use async_nats::StatusCode;
 use bytes::Bytes;
 use compozy::ports::Bus;
 use futures::StreamExt;
@@ -70,11 +71,15 @@ async fn ready() -> NatsServer {
 
 /// Serves the tool with a shell script for each call, once the server knows of it.
 async fn serve(server: &NatsServer, flags: &[&str], script: &str) -> Served {
+    let handler = ["--exec", "--", "sh", "-c", script];
+    serve_by(server, &[flags, &handler].concat()).await
+}
+
+/// Serves the tool by the handler that the flags name, once the server knows of it.
+async fn serve_by(server: &NatsServer, flags: &[&str]) -> Served {
     let mut command = executor(server, "serve");
-    command
-        .args(flags)
-        .args(["--exec", "--", "sh", "-c", script]);
-    let served = Served(command.stderr(Stdio::null()).spawn().unwrap());
+    let served = command.args(flags).stderr(Stdio::null()).spawn().unwrap();
+    let served = Served(served);
     until_served(server, true).await;
     served
 }
@@ -84,13 +89,16 @@ async fn until_served(server: &NatsServer, served: bool) {
     let client = server.client().await;
     let end = Instant::now() + PATIENCE;
     loop {
-        // No call at all, and so without an answer.
-        let probe = client.request(
-            "compozy.commands.tool.probe.execute.shop_charge",
-            Bytes::new(),
-        );
-        let probe = tokio::time::timeout(Duration::from_millis(100), probe).await;
-        if probe.is_err() == served {
+        // No call at all: who serves says so, and else NATS that nobody does.
+        let reply = format!("compozy.results.tool.shop.probe.{}", fastrand::u64(..));
+        let mut said = client.subscribe(reply.clone()).await.unwrap();
+        let subject = "compozy.commands.tool.probe.execute.shop_charge";
+        let probe = client.publish_with_reply(subject, reply, Bytes::new());
+        probe.await.unwrap();
+        let said = tokio::time::timeout(Duration::from_secs(1), said.next()).await;
+        if let Ok(Some(said)) = said
+            && (said.status != Some(StatusCode::NO_RESPONDERS)) == served
+        {
             return;
         }
         assert!(Instant::now() < end, "served: {}", !served);
@@ -401,4 +409,44 @@ async fn without_a_stream_of_answers_tools_work_too() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_count_words() {
+    let server = ready().await;
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/tools");
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = port.local_addr().unwrap().port().to_string();
+    let mut web = Command::new("python3");
+    web.arg(file("word_count_http.py"))
+        .env("PORT", &port)
+        .stderr(Stdio::null());
+    let _web = Served(web.spawn().unwrap());
+    let end = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
+        assert!(Instant::now() < end, "the web server does not listen");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let url = format!("http://localhost:{port}/");
+    for (flags, code) in [
+        (vec!["--exec", "--", &file("word-count.sh")], "NO_TEXT"),
+        (
+            vec!["--stdio", "--", "python3", &file("word_count.py")],
+            "NO_TEXT",
+        ),
+        (vec!["--http", &url], "HTTP_400"),
+    ] {
+        let served = serve_by(&server, &flags).await;
+        for _ in 0..2 {
+            let counted = call(&server, &["--input", "{\"text\":\"to be or not to be\"}"]);
+            assert_eq!(counted.status.code(), Some(0), "{flags:?}");
+            assert_eq!(printed(&counted)["words"], 6, "{flags:?}");
+        }
+        let failed = call(&server, &["--input", "{}"]);
+        assert_eq!(failed.status.code(), Some(3), "{flags:?}");
+        assert_eq!(printed(&failed)["code"], code, "{flags:?}");
+        drop(served);
+        until_served(&server, false).await;
+    }
 }

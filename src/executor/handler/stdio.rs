@@ -178,20 +178,24 @@ async fn converse(process: Process, calls: &mut Calls) -> String {
             };
             tokio::select! {
                 biased;
-                why = listen => why,
-                why = hear(stdout, &under_way) => why,
+                heard = listen => heard,
+                heard = hear(stdout, &under_way) => heard,
             }
         });
         tokio::select! {
             biased;
-            why = &mut hear => match tokio::time::timeout(LAST_WORDS, exit.status()).await {
-                Ok(status) => ended(status),
-                Err(_) => why,
-            },
-            why = ask(stdin, &mut calls.asked, &under_way) => why,
+            // First: what would be written from now on would be lost.
             () = overdue(&mut calls.given_up, &under_way) => {
                 "it was killed: a call did not end by its deadline".to_owned()
             }
+            heard = &mut hear => match heard {
+                Err(why) => why,
+                Ok(()) => match tokio::time::timeout(LAST_WORDS, exit.status()).await {
+                    Ok(status) => ended(status),
+                    Err(_) => "it closed its standard output".to_owned(),
+                },
+            },
+            why = ask(stdin, &mut calls.asked, &under_way) => why,
             status = exit.status() => {
                 let _ = tokio::time::timeout(LAST_WORDS, &mut hear).await;
                 ended(status)
@@ -234,14 +238,14 @@ async fn ask(
     "nobody asks any more".to_owned()
 }
 
-/// Reads the answers.
-async fn hear(stdout: pipe::Receiver, under_way: &UnderWay) -> String {
+/// Reads the answers until there are no more.
+async fn hear(stdout: pipe::Receiver, under_way: &UnderWay) -> Result<(), String> {
     let mut stdout = BufReader::new(stdout);
     loop {
         let line = match next_line(&mut stdout).await {
             Ok(Some(line)) => line,
-            Ok(None) => return "it closed its standard output".to_owned(),
-            Err(error) => return format!("its standard output cannot be read: {error}"),
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(format!("its standard output cannot be read: {error}")),
         };
         let Ok(answer) = serde_json::from_slice::<Answer>(&line) else {
             let line = output::beginning(&line, 200);
@@ -290,7 +294,8 @@ async fn next_line(source: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Optio
 /// Waits for a call that is under way and that nobody waits for any more.
 async fn overdue(given_up: &mut mpsc::UnboundedReceiver<String>, under_way: &UnderWay) {
     while let Some(id) = given_up.recv().await {
-        if under_way.lock().remove(&id).is_some() {
+        let waiting = under_way.lock();
+        if waiting.get(&id).is_some_and(oneshot::Sender::is_closed) {
             return;
         }
     }

@@ -206,7 +206,7 @@ async fn one_process_answers_all_calls_in_any_order() {
 async fn a_process_is_told_the_call_but_not_where_its_answer_goes() {
     let lines = File::new();
     let handler = stdio(&format!(
-        "read line; echo \"$line\" > {}; echo '{{\"id\":\"id\",\"output\":{{}}}}'; read end",
+        "read -r line; printf '%s\\n' \"$line\" > {}; echo '{{\"id\":\"id\",\"output\":{{}}}}'; read end",
         lines.0.display()
     ));
     run(&handler, json!({"a": [1, "x\ny"]})).await.unwrap();
