@@ -1,5 +1,6 @@
 //! What a user may rely on of one task execution.
 
+mod answers;
 mod calling;
 mod calls_at_random;
 mod pods;
