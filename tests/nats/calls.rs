@@ -91,11 +91,12 @@ async fn an_answer_that_nobody_heard_is_found() {
     let tool = server.client().await;
     tool.publish(REPLY, text("SUCCESS")).await.unwrap();
     arrived(&tool).await;
+    // Whoever listens first and asks then misses nothing.
+    let mut news = calls.listen(REPLY).await.unwrap();
     let end = tokio::time::Instant::now() + PATIENCE;
     while calls.stored(REPLY).await.unwrap() != [text("SUCCESS")] {
         assert!(tokio::time::Instant::now() < end);
     }
-    let mut news = calls.listen(REPLY).await.unwrap();
     tool.publish(REPLY, text("again")).await.unwrap();
     assert_eq!(heard(&mut news).await, CallNews::Message(text("again")));
 }
@@ -104,8 +105,8 @@ async fn an_answer_that_nobody_heard_is_found() {
 async fn a_restart_of_the_server_is_told_and_survived_with_what_is_kept() {
     let (mut server, bus, calls) = ready().await;
     let mut news = calls.listen(REPLY).await.unwrap();
-    let tool = server.client().await;
-    let context = jetstream::new(tool.clone());
+    assert_eq!(calls.stored(REPLY).await, Ok(vec![]));
+    let context = jetstream::new(server.client().await);
     let kept = context.publish(REPLY, text("SUCCESS")).await.unwrap();
     kept.await.unwrap();
     assert_eq!(heard(&mut news).await, CallNews::Message(text("SUCCESS")));
