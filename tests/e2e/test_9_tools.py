@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import subprocess
 
 import pytest
 from harness import installation
@@ -52,7 +53,7 @@ def test_a_tool_gives_the_outputs_of_its_task(namespace, subscriber, serve):
         call("twice", "double", dependsOn=["once"], **{"with": {"n": "${{ tasks.once.outputs.n }}"}}),
     ]
     namespace.create(workflow("chain", *chain, outputs={"n": "${{ tasks.twice.outputs.n }}"}))
-    assert namespace.succeeded("chain")["outputs"] == {"n": 16}
+    assert namespace.succeeded("chain")["status"]["outputs"] == {"n": 16}
 
     execution = namespace.executions("chain")["once"]
     [first, _] = server.calls
@@ -169,12 +170,52 @@ def test_items_call_a_tool_each(namespace, serve):
     namespace.create(tool("double"))
     items = call("each", "double", forEach={"items": list(range(20))}, **{"with": {"n": "${{ item }}"}})
     namespace.create(workflow("items", items, outputs={"all": "${{ tasks.each.outputs }}"}))
-    outputs = namespace.succeeded("items")["outputs"]
+    outputs = namespace.succeeded("items")["status"]["outputs"]
     assert [one["n"] for one in outputs["all"]] == [2 * n for n in range(20)]
     assert len(server.calls) == 20
 
 
-def test_whoever_serves_tools_can_neither_forge_events_nor_hear_others(namespace, serve):
+EXAMPLES = installation.ROOT / "examples" / "tools"
+
+
+@pytest.fixture
+def executor(namespace, tmp_path):
+    """Lets the executor serve the example's tool, until the test ends."""
+    for name, value in zip(("user", "password"), installation.secret("tools"), strict=True):
+        (tmp_path / name).write_text(value)
+    flags = ["--namespace", namespace.name, "--nats", installation.nats_url()]
+    flags += [f"--nats-{name}-file={tmp_path / name}" for name in ("user", "password")]
+    with contextlib.ExitStack() as stack:
+
+        def begin(*handler):
+            command = [installation.executor_binary(), "tool", "serve", "word-count", *flags, *handler]
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait, 30)
+            stack.callback(process.terminate)
+
+        yield begin
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [("--exec", "--", EXAMPLES / "word-count.sh"), ("--stdio", "--", "python3", EXAMPLES / "word_count.py")],
+    ids=["exec", "stdio"],
+)
+def test_the_executor_serves_the_tool_of_the_example(namespace, executor, handler):
+    executor(*handler)
+    manifest = (EXAMPLES / "word-count.yaml").read_text()
+    namespace.kubectl("apply", "-f", "-", stdin=manifest)
+    assert namespace.succeeded("count-words")["status"]["outputs"] == {"words": 6}
+
+
+def test_a_tool_that_hangs_fails_its_task_in_time(namespace, executor):
+    executor("--exec", "--", "sleep", "600")
+    namespace.create(tool("word-count", timeout="3s"))
+    namespace.create(workflow("hangs", call("ask", "word-count")))
+    assert namespace.failed("hangs")["details"]["task_error"]["code"] == "TOOL_UNAVAILABLE"
+
+
+def test_whoever_serves_tools_can_neither_forge_events_nor_hear_others(namespace, subscriber, serve):
     server = serve("double", doubles)
     for subject in (
         "compozy.events.task.instance.x.completed",
@@ -184,3 +225,11 @@ def test_whoever_serves_tools_can_neither_forge_events_nor_hear_others(namespace
         assert "publish" in server.refusal(lambda connection, subject=subject: connection.publish(subject, b"{}"))
     for subject in ("compozy.results.tool.>", "compozy.events.>", "_INBOX.>"):
         assert "subscription" in server.refusal(lambda connection, subject=subject: connection.subscribe(subject))
+    # What JetStream says of a stored answer goes to the reply subject: to whoever asked, and nowhere else.
+    event, answer = "compozy.events.task.instance.forged.completed", f"compozy.results.tool.{namespace.name}.caller.call"
+    assert not server.refusal(lambda connection: connection.publish(answer, b"{}", reply=event))
+    namespace.create(tool("double"))
+    namespace.create(workflow("real", call("ask", "double", **{"with": {"n": 1}})))
+    namespace.succeeded("real")
+    whole_run(namespace, subscriber, "real")
+    assert event not in [message.subject for message in subscriber.messages]

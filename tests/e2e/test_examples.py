@@ -1,14 +1,36 @@
 """Every file of examples/ is applied as it stands and ends as its header says."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from harness import installation
 from harness.events import whole_run
+from harness.tool_server import ToolServer
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+# What the tools of the examples give: their headers say so.
+TOOLS = {"price": lambda _: {"amount": 42}, "charge": lambda given: given}
+
+
+@pytest.fixture
+def serve(namespace):
+    """Serves these tools, until the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name):
+            async def answer(call, say):
+                await say("SUCCESS", output=TOOLS[name](call["input_args"]))
+
+            server = ToolServer(installation.nats_url(), *installation.secret("tools"), namespace.name, name, answer)
+            stack.callback(server.close)
+
+        yield begin
 
 
 def test_there_are_enough_of_them():
@@ -16,11 +38,15 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in EXAMPLES])
-def test_example(namespace, subscriber, path):
+def test_example(namespace, subscriber, serve, path):
     text = path.read_text()
     ends = re.search(r"^# ends: (\w+)$", text, re.MULTILINE)
     assert ends, "the header says how the run ends: `# ends: Succeeded`"
-    [manifest] = [made for made in yaml.safe_load_all(text) if made["kind"] == "Workflow"]
+    manifests = list(yaml.safe_load_all(text))
+    [manifest] = [made for made in manifests if made["kind"] == "Workflow"]
+    for made in manifests:
+        if made["kind"] == "Tool":
+            serve(made["metadata"]["name"])
     name = manifest["metadata"]["name"]
     assert name == path.stem
 

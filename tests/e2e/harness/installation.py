@@ -95,6 +95,11 @@ def processor_seconds(process):
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def executor_binary():
+    """The executor for this machine, which is built with the operator."""
+    return Path(operator_binary()).with_name("executor")
+
+
 def operator_binary():
     """The operator for this machine: $COMPOZY_OPERATOR_BIN, or what cargo built last for the image or here."""
     if given := os.environ.get("COMPOZY_OPERATOR_BIN"):
