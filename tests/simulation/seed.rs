@@ -1,14 +1,11 @@
 //! One world from its beginning until it is at rest.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Parser;
-use compozy::{
-    operator::{
-        settings::CommandLine,
-        system::{Outside, System},
-    },
-    ports::Bus,
+use compozy::operator::{
+    settings::CommandLine,
+    system::{Outside, System},
 };
 use tokio::{
     sync::oneshot,

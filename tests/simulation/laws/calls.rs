@@ -66,7 +66,8 @@ impl Laws {
             return;
         };
         let call = self.calls.calls.get(&record.tool_exec_id);
-        let first = call.and_then(|call| call.results.first());
+        let first = call.and_then(|call| call.results.first()).cloned();
+        let first = first.as_ref();
         let given = first.map(|(_, body)| &body["output"]);
         if status.phase == TaskPhase::Succeeded && status.outputs.as_ref() != given {
             let what = format!("{uid}: {:?}, answered: {first:?}", status.outputs);
