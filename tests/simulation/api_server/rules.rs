@@ -43,18 +43,23 @@ impl Rule {
             .collect()
     }
 
-    fn holds(&self, node: &Node, new: &Value, old: Option<&Value>) -> bool {
-        let (new, old) = (
-            visible(node, new, old),
-            old.map(|old| visible(node, old, Some(new))),
-        );
-        let mut context = Context::with_env(Arc::clone(&STANDARD_LIBRARY));
-        context.add_variable_as_val("self", to_cel(&new));
-        if let Some(old) = &old {
-            context.add_variable_as_val("oldSelf", to_cel(old));
-        }
-        self.program.execute(&context) == Ok(cel::Value::Bool(true))
+    fn applies(&self, old: Option<&Value>) -> bool {
+        !self.is_transition || old.is_some_and(|old| !old.is_null())
     }
+
+    fn holds(&self, context: &Context) -> bool {
+        self.program.execute(context) == Ok(cel::Value::Bool(true))
+    }
+}
+
+/// What the rules of a node know.
+fn context(node: &Node, new: &Value, old: Option<&Value>) -> Context<'static> {
+    let mut context = Context::with_env(Arc::clone(&STANDARD_LIBRARY));
+    context.add_variable_as_val("self", to_cel(&visible(node, new, old)));
+    if let Some(old) = old {
+        context.add_variable_as_val("oldSelf", to_cel(&visible(node, old, Some(new))));
+    }
+    context
 }
 
 /// Collects the rules that `new` breaks. What is as it was is not looked at again.
@@ -62,10 +67,12 @@ pub fn rules(node: &Node, new: &Value, old: Option<&Value>, path: &str, causes: 
     if old == Some(new) || new.is_null() {
         return;
     }
-    for rule in &node.rules {
-        if rule.is_transition && old.is_none_or(Value::is_null) || rule.holds(node, new, old) {
-            continue;
-        }
+    let applying = node.rules.iter().filter(|rule| rule.applies(old));
+    let applying: Vec<_> = applying.collect();
+    // What they know is made once for all of them.
+    let known = (!applying.is_empty()).then(|| context(node, new, old));
+    let broken = |rule: &&Rule| known.as_ref().is_some_and(|known| !rule.holds(known));
+    for rule in applying.into_iter().filter(broken) {
         let message = format!("Invalid value: \"{}\": {}", node.type_name, rule.message);
         let field = match (rule.field.trim_start_matches('.'), path) {
             ("", "") => "<nil>".to_owned(),
