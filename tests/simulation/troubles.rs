@@ -43,6 +43,7 @@ const TROUBLES: &[Class] = &[
     Class::BusEndLost,
     Class::BusRetired,
     Class::BusFull,
+    Class::Overloaded,
 ];
 
 /// After so many milliseconds of quiet users end what has not ended by itself.
@@ -121,6 +122,7 @@ impl World {
                 }
             }),
             Class::QuotaExceeded => self.for_a_while(short, |world, on| world.no_pods = on),
+            Class::Overloaded => self.for_a_while(short * 2, |world, on| world.overloaded = on),
             Class::WebhookRefuses => self.for_a_while(short, |world, on| world.no_executions = on),
             Class::CrdMissing => {
                 let kind = match self.faults.dice.bool() {
@@ -383,6 +385,7 @@ impl World {
         self.api_away = false;
         self.no_pods = false;
         self.no_executions = false;
+        self.overloaded = false;
         self.api.serve(Kind::Workflow, true);
         self.api.serve(Kind::TaskExecution, true);
         self.bus.away = false;

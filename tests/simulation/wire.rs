@@ -296,6 +296,9 @@ impl World {
         let resource = request.kind.resource();
         let name = request.key().name;
         let creates = request.verb == Verb::Create;
+        if self.overloaded && request.kind != Kind::Lease {
+            return Some(Refusal::too_many_requests(1));
+        }
         if creates
             && request.kind == Kind::Pod
             && let Some(message) = self.refused_by_script(&request.body)

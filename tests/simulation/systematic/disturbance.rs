@@ -73,6 +73,7 @@ disturbances! {
     Late at Write: "it arrives late",
     Overtaken at Write: "the operator dies, and it is done after the next one has written twice to that object",
     ApiAway at Write: "the API server is away for a while from there on",
+    Overloaded at Write: "the API server refuses everything with 429 for a while from there on",
     Overslept at Write: "the operator sleeps longer than its lease, and another one works",
     PodReplaced at PodDeletion: "the pod is gone by then, and a stranger's has its name",
     CrashBeforeMessage at Message: "the operator dies, and it is not stored",
@@ -298,6 +299,10 @@ impl World {
             self.cut_watches(false);
             self.later(AWAY, |world| world.api_away = false);
             return true;
+        }
+        if self.strikes(Disturbance::Overloaded) {
+            self.overloaded = true;
+            self.later(AWAY, |world| world.overloaded = false);
         }
         if self.strikes(Disturbance::AnswerLostInSilence) {
             self.silence(SILENCE);
