@@ -76,7 +76,7 @@ impl World {
         self.later(self.scenario.quiet_at, World::quiet);
     }
 
-    fn create(&mut self, planned: &Planned) {
+    pub fn create(&mut self, planned: &Planned) {
         let body = json!({"metadata": {"name": planned.name}, "spec": planned.spec});
         let request = Request::create(Kind::Workflow, NAMESPACE, body);
         if let Err(refusal) = self.ask("user", &request) {
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, name: &str, act: Act) {
+    pub fn act(&mut self, name: &str, act: Act) {
         let request = match act {
             Act::Patch(patch) => Request::merge_patch(Kind::Workflow, NAMESPACE, name, patch),
             Act::Delete => Request::delete(Kind::Workflow, NAMESPACE, name, Value::Null),
