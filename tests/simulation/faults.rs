@@ -68,8 +68,12 @@ classes! {
     BusEndLost: "NATS: restarted without the end of its stream",
     BusRetired: "NATS: the oldest messages went",
     BusFull: "NATS: no space left for a while",
+    Overloaded: "API: 429 to everything for a while",
     ToolAnswerMissed: "NATS: a tool's answer does not reach who listens",
 }
+
+/// What tells the chance of the classes that came later from that of everything else.
+const SALT_OF_LATER: u64 = 0x1a7e;
 
 /// How likely each class is in this world, and how often it happened.
 pub struct Faults {
@@ -85,16 +89,17 @@ impl Faults {
     pub fn draw(seed: u64) -> Faults {
         let mut dice = fastrand::Rng::with_seed(seed ^ 0xfa17);
         let calm = dice.u8(..8) == 0;
-        // Of chance of its own: worlds without tools stay what they are.
-        let mut dice_of_tools = fastrand::Rng::with_seed(seed ^ 0x7001_fa17);
+        // Of chance of its own: worlds without them stay what they are.
+        let mut dice_of_later = fastrand::Rng::with_seed(seed ^ SALT_OF_LATER);
         let weights = Class::ALL
             .iter()
             .map(|class| {
-                let dice = match class {
-                    Class::ToolAnswerMissed => &mut dice_of_tools,
-                    _ => &mut dice,
+                let (dice, one_in) = match class {
+                    Class::Overloaded => (&mut dice_of_later, 8),
+                    Class::ToolAnswerMissed => (&mut dice_of_later, 3),
+                    _ => (&mut dice, 3),
                 };
-                let there = !calm && dice.u8(..3) == 0;
+                let there = !calm && dice.u8(..one_in) == 0;
                 (*class, if there { 0.2 + dice.f64() } else { 0.0 })
             })
             .collect();

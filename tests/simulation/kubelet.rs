@@ -5,6 +5,7 @@ use compozy::api::Time;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -50,7 +51,7 @@ impl World {
 
     fn scripted(&self, key: &Key) -> Option<(Pod, Attempt)> {
         let stored = self.api.get(Kind::Pod, &key.namespace, &key.name)?;
-        let pod: Pod = serde_json::from_value((**stored).clone()).ok()?;
+        let pod = Pod::deserialize(&**stored).ok()?;
         let attempt = self.scenario.attempt(&pod)?;
         Some((pod, attempt))
     }

@@ -67,8 +67,8 @@ pub fn play(seed: u64, world: World) -> Outcome {
     let outcome = Outcome {
         seed,
         broken: std::mem::take(&mut world.laws.broken),
-        trace: world.trace.lines().to_vec(),
         fingerprint: world.trace.fingerprint(),
+        trace: std::mem::take(&mut world.trace).into_lines(),
         fired: world.faults.fired.clone(),
         lasted: world.now(),
         effects: world.effects,

@@ -15,8 +15,8 @@ impl Trace {
             .push(format!("{:>6}.{:03} {who:<5} {what}", at / 1000, at % 1000));
     }
 
-    pub fn lines(&self) -> &[String] {
-        &self.lines
+    pub fn into_lines(self) -> Vec<String> {
+        self.lines
     }
 
     /// The same for the same trace, in every process.

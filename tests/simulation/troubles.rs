@@ -43,6 +43,7 @@ const TROUBLES: &[Class] = &[
     Class::BusEndLost,
     Class::BusRetired,
     Class::BusFull,
+    Class::Overloaded,
 ];
 
 /// After so many milliseconds of quiet users end what has not ended by itself.
@@ -82,7 +83,7 @@ impl World {
         self.later(self.scenario.quiet_at, World::quiet);
     }
 
-    fn create(&mut self, planned: &Planned) {
+    pub fn create(&mut self, planned: &Planned) {
         let body = json!({"metadata": {"name": planned.name}, "spec": planned.spec});
         let request = Request::create(Kind::Workflow, NAMESPACE, body);
         if let Err(refusal) = self.ask("user", &request) {
@@ -98,7 +99,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, name: &str, act: Act) {
+    pub fn act(&mut self, name: &str, act: Act) {
         let request = match act {
             Act::Patch(patch) => Request::merge_patch(Kind::Workflow, NAMESPACE, name, patch),
             Act::Delete => Request::delete(Kind::Workflow, NAMESPACE, name, Value::Null),
@@ -128,6 +129,7 @@ impl World {
                 }
             }),
             Class::QuotaExceeded => self.for_a_while(short, |world, on| world.no_pods = on),
+            Class::Overloaded => self.for_a_while(short * 2, |world, on| world.overloaded = on),
             Class::WebhookRefuses => self.for_a_while(short, |world, on| world.no_executions = on),
             Class::CrdMissing => {
                 let kind = match self.faults.dice.bool() {
@@ -402,6 +404,7 @@ impl World {
         self.api_away = false;
         self.no_pods = false;
         self.no_executions = false;
+        self.overloaded = false;
         self.api.serve(Kind::Workflow, true);
         self.api.serve(Kind::TaskExecution, true);
         self.set_away(false);

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    api_server::{self, Answer, Kind, Lost, Refusal, Reply, Request, Verb},
+    api_server::{self, Answer, Key, Kind, Lost, Refusal, Reply, Request, Verb},
     faults::Class,
     systematic::disturbance::{Disturbance, conflict_of},
     trace::fingerprint,
@@ -204,6 +204,8 @@ impl World {
                 return self.never_answer(asker);
             }
         }
+        let run_goes = effect && code < 300 && self.is_gone_run(&request.key());
+        let late = run_goes && self.replaced();
         let reply = match answer {
             Ok(Answer::Done(done)) => api_server::whole(done.code, &done.body),
             Err(refusal) => api_server::refused(&refusal),
@@ -216,6 +218,9 @@ impl World {
                 }))
             }
         };
+        if late {
+            return self.later(LATE, move |_| drop(asker.send(Ok(reply))));
+        }
         self.answer(asker, reply);
     }
 
@@ -242,6 +247,11 @@ impl World {
                 self.laws.releases(pod, execution.map(|it| &**it));
             }
         }
+    }
+
+    fn is_gone_run(&self, key: &Key) -> bool {
+        let found = self.api.get(key.kind, &key.namespace, &key.name);
+        key.kind == Kind::Workflow && found.is_none()
     }
 
     fn answer(&mut self, asker: Asker, reply: Reply) {
@@ -296,6 +306,9 @@ impl World {
         let resource = request.kind.resource();
         let name = request.key().name;
         let creates = request.verb == Verb::Create;
+        if self.overloaded && request.kind != Kind::Lease {
+            return Some(Refusal::too_many_requests(1));
+        }
         if creates
             && request.kind == Kind::Pod
             && let Some(message) = self.refused_by_script(&request.body)
@@ -331,10 +344,7 @@ impl World {
             _ if request.body.is_null() => String::new(),
             _ => format!(" #{:08x}", fingerprint(&request.body.to_string()) >> 32),
         };
-        let line = match request.kind {
-            Kind::Event => "create events".to_owned(),
-            _ => request.line(),
-        };
+        let line = request.line();
         let who = format!("op{}.{}", process.replica, process.life);
         self.say(&who, &format!("{line}{body} -> {result}"));
     }

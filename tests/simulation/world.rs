@@ -143,6 +143,8 @@ pub struct World {
     pub no_pods: bool,
     /// A webhook says no to task executions.
     pub no_executions: bool,
+    /// The API server has too much to do. Leases have a share of their own.
+    pub overloaded: bool,
     /// When the operator last wrote anything but its lease.
     pub last_write: u64,
     /// The operator's writes that reached the API server, counted.
@@ -197,6 +199,7 @@ impl World {
             api_away: false,
             no_pods: false,
             no_executions: false,
+            overloaded: false,
             last_write: 0,
             effects: 0,
             looks: (0, 0),

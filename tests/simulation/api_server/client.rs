@@ -38,7 +38,7 @@ pub fn refused(refusal: &Refusal) -> Reply {
 
 /// A response that goes on: a watch. `Err` breaks the connection off.
 pub fn stream(events: impl Stream<Item = Result<Event, Lost>> + Send + 'static) -> Reply {
-    let lines = events.map(|event| event.map(|event| Bytes::from(format!("{}\n", event.json()))));
+    let lines = events.map(|event| event.map(|event| Bytes::from(event.line())));
     reply(200, Body::from_stream(lines))
 }
 

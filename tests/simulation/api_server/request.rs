@@ -193,8 +193,8 @@ impl Request {
         self.query.get(name).map_or("", String::as_str)
     }
 
-    /// One line for a trace: `update workflows/status default/hello`.
-    pub fn line(&self) -> String {
+    /// What is done to what: `update workflows/status`.
+    pub fn words(&self) -> String {
         let verb = match self.verb {
             Verb::Get => "get",
             Verb::List => "list",
@@ -205,16 +205,21 @@ impl Request {
             Verb::Delete => "delete",
             Verb::DeleteCollection => "delete all",
         };
+        let status = if self.status { "/status" } else { "" };
+        format!("{verb} {}{status}", self.kind.resource().plural)
+    }
+
+    /// One line for a trace: `update workflows/status default/hello`. The name of an Event carries the time of the
+    /// machine, and is left out.
+    pub fn line(&self) -> String {
+        if self.kind == Kind::Event {
+            return self.words();
+        }
         let name = match self.name.as_str() {
             "" => self.body["metadata"]["name"].as_str().unwrap_or_default(),
             name => name,
         };
-        format!(
-            "{verb} {}{} {}/{name}",
-            self.kind.resource().plural,
-            if self.status { "/status" } else { "" },
-            self.namespace,
-        )
+        format!("{} {}/{name}", self.words(), self.namespace)
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Rule {
     program: Program,
     /// Whether it speaks of `oldSelf`: then it holds for updates only.
     is_transition: bool,
+    /// Whether it speaks of the object's name alone, which no update changes.
+    is_of_name: bool,
     message: String,
     /// Where the failure is shown, below the node of the rule: `.tasks`.
     field: String,
@@ -31,10 +33,12 @@ impl Rule {
         let rules = rules.as_array().into_iter().flatten();
         rules
             .filter_map(|rule| {
-                let program = Program::compile(rule["rule"].as_str()?).ok()?;
+                let source = rule["rule"].as_str()?;
+                let program = Program::compile(source).ok()?;
                 let text = |name: &str| rule[name].as_str().unwrap_or_default().to_owned();
                 Some(Rule {
                     is_transition: program.references().has_variable("oldSelf"),
+                    is_of_name: !source.replace("self.metadata.name", "").contains("self"),
                     program,
                     message: text("message"),
                     field: text("fieldPath"),
@@ -43,18 +47,34 @@ impl Rule {
             .collect()
     }
 
-    fn holds(&self, node: &Node, new: &Value, old: Option<&Value>) -> bool {
-        let (new, old) = (
-            visible(node, new, old),
-            old.map(|old| visible(node, old, Some(new))),
-        );
-        let mut context = Context::with_env(Arc::clone(&STANDARD_LIBRARY));
-        context.add_variable_as_val("self", to_cel(&new));
-        if let Some(old) = &old {
-            context.add_variable_as_val("oldSelf", to_cel(old));
+    fn applies(&self, old: Option<&Value>) -> bool {
+        match old {
+            None | Some(Value::Null) => !self.is_transition,
+            Some(_) => !self.is_of_name,
         }
-        self.program.execute(&context) == Ok(cel::Value::Bool(true))
     }
+
+    fn holds(&self, context: &Context) -> bool {
+        self.program.execute(context) == Ok(cel::Value::Bool(true))
+    }
+}
+
+/// The rules of a node that are broken. What they know is made once for all of them.
+fn broken<'a>(node: &'a Node, new: &Value, old: Option<&Value>) -> Vec<&'a Rule> {
+    let applying = node.rules.iter().filter(|rule| rule.applies(old));
+    let mut applying: Vec<_> = applying.collect();
+    if applying.is_empty() {
+        return applying;
+    }
+    let seen = visible(node, new, old);
+    let before = old.map(|old| visible(node, old, Some(new)));
+    let mut context = Context::with_env(Arc::clone(&STANDARD_LIBRARY));
+    context.add_variable_as_val("self", to_cel(&seen));
+    if let Some(before) = &before {
+        context.add_variable_as_val("oldSelf", to_cel(before));
+    }
+    applying.retain(|rule| !rule.holds(&context));
+    applying
 }
 
 /// Collects the rules that `new` breaks. What is as it was is not looked at again.
@@ -62,10 +82,7 @@ pub fn rules(node: &Node, new: &Value, old: Option<&Value>, path: &str, causes: 
     if old == Some(new) || new.is_null() {
         return;
     }
-    for rule in &node.rules {
-        if rule.is_transition && old.is_none_or(Value::is_null) || rule.holds(node, new, old) {
-            continue;
-        }
+    for rule in broken(node, new, old) {
         let message = format!("Invalid value: \"{}\": {}", node.type_name, rule.message);
         let field = match (rule.field.trim_start_matches('.'), path) {
             ("", "") => "<nil>".to_owned(),

@@ -28,9 +28,9 @@ pub struct Watch {
 /// One line of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    Added(Value),
-    Modified(Value),
-    Deleted(Value),
+    Added(Arc<Value>),
+    Modified(Arc<Value>),
+    Deleted(Arc<Value>),
     Bookmark(Value),
     /// The watch is over.
     Error(Refusal),
@@ -39,14 +39,24 @@ pub enum Event {
 impl Event {
     /// The line's JSON.
     pub fn json(&self) -> Value {
-        let (kind, object) = match self {
+        let (kind, object) = self.parts();
+        json!({"type": kind, "object": object})
+    }
+
+    /// The line. As Go has it the type comes first, so a client need not keep the object until it knows.
+    pub fn line(&self) -> String {
+        let (kind, object) = self.parts();
+        format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+    }
+
+    fn parts(&self) -> (&'static str, &Value) {
+        match self {
             Event::Added(object) => ("ADDED", object),
             Event::Modified(object) => ("MODIFIED", object),
             Event::Deleted(object) => ("DELETED", object),
             Event::Bookmark(object) => ("BOOKMARK", object),
             Event::Error(refusal) => ("ERROR", refusal.body()),
-        };
-        json!({"type": kind, "object": object})
+        }
     }
 }
 
@@ -162,14 +172,17 @@ impl Watch {
             (Some(_), Some(after)) => Some(Event::Modified(self.shown(&after))),
             // Gone, or no longer selected: as it was, with the revision of the change.
             (Some(before), None) => {
-                let mut object = self.shown(&before);
+                let mut object = read::shown(&before, self.request.metadata_only);
                 object["metadata"]["resourceVersion"] = change.revision.to_string().into();
-                Some(Event::Deleted(object))
+                Some(Event::Deleted(Arc::new(object)))
             }
         }
     }
 
-    fn shown(&self, object: &Value) -> Value {
-        read::shown(object, self.request.metadata_only)
+    fn shown(&self, object: &Arc<Value>) -> Arc<Value> {
+        match self.request.metadata_only {
+            true => Arc::new(read::shown(object, true)),
+            false => object.clone(),
+        }
     }
 }

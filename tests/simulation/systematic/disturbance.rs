@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
+    scenario::Act,
     wire::InFlight,
     world::{NAMESPACE, Order, Process, World},
 };
@@ -36,6 +37,8 @@ pub enum Spot {
     Write,
     /// One of these that deletes a pod.
     PodDeletion,
+    /// One of these with which a run goes.
+    RunGoes,
     /// A message of the operator that reaches NATS.
     Message,
     /// An event of a watch that is told.
@@ -73,8 +76,10 @@ disturbances! {
     Late at Write: "it arrives late",
     Overtaken at Write: "the operator dies, and it is done after the next one has written twice to that object",
     ApiAway at Write: "the API server is away for a while from there on",
+    Overloaded at Write: "the API server refuses everything with 429 for a while from there on",
     Overslept at Write: "the operator sleeps longer than its lease, and another one works",
     PodReplaced at PodDeletion: "the pod is gone by then, and a stranger's has its name",
+    RunReplaced at RunGoes: "the answer comes late, after another run of its name",
     CrashBeforeMessage at Message: "the operator dies, and it is not stored",
     CrashAfterMessage at Message: "the operator dies after it is stored",
     Unacknowledged at Message: "it is stored, and the acknowledgement is lost",
@@ -102,7 +107,7 @@ impl Disturbance {
 
     /// Whether nobody can know any more what the undisturbed end tells: then the laws alone count.
     pub fn takes_from_the_end(self) -> bool {
-        self == Disturbance::PodReplaced
+        matches!(self, Disturbance::PodReplaced | Disturbance::RunReplaced)
     }
 
     /// Whether there is a standby from the start.
@@ -299,6 +304,10 @@ impl World {
             self.later(AWAY, |world| world.api_away = false);
             return true;
         }
+        if self.strikes(Disturbance::Overloaded) {
+            self.overloaded = true;
+            self.later(AWAY, |world| world.overloaded = false);
+        }
         if self.strikes(Disturbance::AnswerLostInSilence) {
             self.silence(SILENCE);
             return true;
@@ -313,6 +322,23 @@ impl World {
             self.strip(Kind::Pod, &Key::new(Kind::Pod, NAMESPACE, name));
             self.take_name(name, AWAY);
         }
+    }
+
+    /// A run went with this write. Whether the answer comes after another one of its name.
+    pub fn replaced(&mut self) -> bool {
+        self.course.pass(Spot::RunGoes);
+        let replaced = self.strikes(Disturbance::RunReplaced);
+        if replaced {
+            // What the case expects is told of the first one.
+            self.case = None;
+            let planned = self.scenario.workflows[0].clone();
+            let cancel = json!({"spec": {"cancel": {"reason": "it was enough"}}});
+            self.create(&planned);
+            self.later(AWAY, move |world| {
+                world.act(&planned.name, Act::Patch(cancel));
+            });
+        }
+        replaced
     }
 
     /// A message arrives at NATS. Whether it is lost with its sender.
