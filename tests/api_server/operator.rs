@@ -77,8 +77,10 @@ async fn the_operator_runs_a_workflow_on_the_model() {
         Outside {
             client: undisturbed(live.clone()),
             bus: None,
+            calls: None,
             clock,
             identity: "one".to_owned(),
+            caller: "one".to_owned(),
         },
     );
     let done = async {
