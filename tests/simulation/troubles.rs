@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    pub fn act(&mut self, name: &str, act: Act) {
+    fn act(&mut self, name: &str, act: Act) {
         let request = match act {
             Act::Patch(patch) => Request::merge_patch(Kind::Workflow, NAMESPACE, name, patch),
             Act::Delete => Request::delete(Kind::Workflow, NAMESPACE, name, Value::Null),

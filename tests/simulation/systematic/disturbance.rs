@@ -7,7 +7,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
-    scenario::Act,
     wire::InFlight,
     world::{NAMESPACE, Order, Process, World},
 };
@@ -20,6 +19,8 @@ const DEAF: u64 = 40_000;
 const WRITES_BACK: usize = 3;
 /// API server and NATS are away for so many milliseconds.
 const AWAY: u64 = 60_000;
+/// By then the operator has looked whether the stream is as it was.
+const LOOKED_AFTER: u64 = 45_000;
 /// A server starts again within so many milliseconds.
 const RESTART: u64 = 300;
 /// A pod has ended for so many milliseconds before it is deleted: of one that was deleted as it
@@ -86,6 +87,7 @@ disturbances! {
     BusAway at Message: "NATS is away for a while from there on",
     StreamEmptied at Message: "NATS loses its stream after it",
     StreamEndLost at Message: "it is acknowledged, and NATS starts again without it",
+    StreamCutBack at Message: "the same with all before it; NATS is full for a while then, and the API server has too much to do",
     EventHeld at Event: "it does not come, nor do others, until the watch breaks",
     EventLost at Event: "it is left out, until a later list",
     EventLostToThePast at Event: "the same, and the list that comes at once is of the past",
@@ -222,6 +224,11 @@ impl World {
         self.later(span, World::tell_all);
     }
 
+    fn overload(&mut self, span: u64) {
+        self.overloaded = true;
+        self.later(span, |world| world.overloaded = false);
+    }
+
     /// From now on lists are of the past, and watches are silent, for a while.
     fn read_the_past(&mut self, span: u64) {
         let revision = self.course.revision_back();
@@ -305,8 +312,7 @@ impl World {
             return true;
         }
         if self.strikes(Disturbance::Overloaded) {
-            self.overloaded = true;
-            self.later(AWAY, |world| world.overloaded = false);
+            self.overload(AWAY);
         }
         if self.strikes(Disturbance::AnswerLostInSilence) {
             self.silence(SILENCE);
@@ -331,12 +337,10 @@ impl World {
         if replaced {
             // What the case expects is told of the first one.
             self.case = None;
-            let planned = self.scenario.workflows[0].clone();
-            let cancel = json!({"spec": {"cancel": {"reason": "it was enough"}}});
+            let mut planned = self.scenario.workflows[0].clone();
+            // It ends by itself: whoever touched it would show it to who does not see it.
+            planned.spec["timeout"] = json!("30s");
             self.create(&planned);
-            self.later(AWAY, move |world| {
-                world.act(&planned.name, Act::Patch(cancel));
-            });
         }
         replaced
     }
@@ -367,12 +371,18 @@ impl World {
             let now = self.now();
             self.laws.stream_lost(&[], now);
         }
-        if self.strikes(Disturbance::StreamEndLost) {
-            self.bus.lose_end(1);
+        let all = self.strikes(Disturbance::StreamCutBack);
+        if all || self.strikes(Disturbance::StreamEndLost) {
+            self.bus.lose_end(if all { usize::MAX } else { 1 });
             let (left, now) = (self.left_in_stream(), self.now());
             self.laws.stream_lost(&left, now);
             self.bus.away = true;
             self.later(RESTART, |world| world.bus.away = false);
+        }
+        if all {
+            self.bus.full = true;
+            self.later(AWAY, |world| world.bus.full = false);
+            self.overload(LOOKED_AFTER);
         }
         self.strikes(Disturbance::Unacknowledged)
     }
