@@ -33,6 +33,8 @@ struct RunSeen {
     tasks: Vec<Task>,
     parallelism: usize,
     history: BTreeMap<u64, String>,
+    /// The first change of state that its status still has.
+    held_from: u64,
     phase: String,
     seen: Seen,
 }
@@ -87,6 +89,8 @@ struct ExecutionSeen {
     index: Option<u32>,
     outputs: Option<Value>,
     history: BTreeMap<u64, String>,
+    /// The first change of state that its status still has.
+    held_from: u64,
     phase: TaskPhase,
     failures: u32,
     /// The last call of a tool.
@@ -183,6 +187,7 @@ impl Laws {
             .iter()
             .map(|seen| (seen.seq, text(&seen.event), seen.at))
             .collect();
+        run.held_from = transitions.first().map_or(0, |(seq, ..)| *seq);
         let wrong = extend(&mut run.history, &transitions, 1);
         let executions = self.executions.values().filter(|seen| seen.run == uid);
         let left_out = (phase == "Succeeded")
@@ -224,6 +229,7 @@ impl Laws {
             .iter()
             .map(|seen| (seen.seq, told::told_as(seen), seen.at))
             .collect();
+        seen.held_from = transitions.first().map_or(0, |(seq, ..)| *seq);
         let wrong = extend(&mut seen.history, &transitions, 2);
         let mut results = BTreeSet::new();
         let twice = status

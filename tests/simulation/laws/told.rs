@@ -47,9 +47,9 @@ impl Laws {
             return self.break_with("messages say their place", message.subject.clone());
         };
         let event = event(&message.subject);
-        let history = match (self.executions.get(&uid), self.runs.get(&uid)) {
-            (Some(seen), _) => &seen.history,
-            (_, Some(run)) => &run.history,
+        let (history, held_from) = match (self.executions.get(&uid), self.runs.get(&uid)) {
+            (Some(seen), _) => (&seen.history, seen.held_from),
+            (_, Some(run)) => (&run.history, run.held_from),
             _ => return self.break_with("told after it was recorded", format!("{uid}:{seq}")),
         };
         if history.get(&seq) != Some(&event) {
@@ -60,7 +60,7 @@ impl Laws {
         // What the object no longer holds cannot be told again.
         let fits = match self.lost_at {
             _ if self.forgotten.contains(&uid) => true,
-            Some(_) => seq > last,
+            Some(_) => seq > last && seq <= held_from.max(last + 1),
             None => seq == last + 1,
         };
         if !fits {
