@@ -284,9 +284,17 @@ impl Progress {
         lock(&self.unanswered).remove(&which);
     }
 
-    /// The creations that were sent and not answered.
+    /// The creations that were sent and not answered, and of which nothing else shows that they were done: a task that
+    /// has begun and was taken away must not run again.
     pub fn unanswered(&self) -> Vec<(ExecutionIndex, TaskExecution)> {
-        lock(&self.unanswered).clone().into_iter().collect()
+        let sent = lock(&self.unanswered);
+        let open = sent.iter().filter(|(which, _)| !self.has_begun(**which));
+        open.map(|(which, execution)| (*which, execution.clone()))
+            .collect()
+    }
+
+    fn has_begun(&self, which: ExecutionIndex) -> bool {
+        matches!(&self.graph, Ok((_, run)) if run.has_begun(which))
     }
 
     /// Whether no task execution can be there that was not seen. One that an earlier leader created
@@ -295,7 +303,7 @@ impl Progress {
         let all_started = |run: &Run| !run.has_ready();
         let inherits_none =
             !self.inherited || matches!(&self.graph, Ok((_, run)) if all_started(run));
-        inherits_none && lock(&self.unanswered).is_empty()
+        inherits_none && self.unanswered().is_empty()
     }
 
     /// The API server was asked for all task executions.
@@ -349,6 +357,18 @@ mod tests {
         .unwrap()
     }
 
+    fn task_execution() -> TaskExecution {
+        let backoff = json!({"initial": "1s", "factor": 2.0, "max": "1m", "jitter": 0.0});
+        serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution",
+            "metadata": {"name": "b", "namespace": "n"},
+            "spec": {"workflow": {"name": "w", "uid": "wu", "id": "w"}, "task": "b", "container": {"image": "x"},
+                     "retry": {"maxAttempts": 1, "backoff": backoff},
+                     "infrastructureRetries": 1, "imagePullTimeout": "10m"},
+        }))
+        .unwrap()
+    }
+
     #[test]
     fn a_task_that_was_taken_away_is_not_forgotten_when_the_run_is_suspended() {
         let (index, installation) = (Index::default(), Installation::default());
@@ -362,5 +382,20 @@ mod tests {
         assert!(next.is_active(&name), "until the API server was asked");
         let (_, run) = next.graph().unwrap();
         assert_eq!(run.state(0), NodeState::Ready);
+    }
+
+    /// Its pod may show that it has begun, before anybody took in what its creation made.
+    #[test]
+    fn a_task_that_began_and_was_taken_away_is_not_created_again_for_want_of_an_answer() {
+        let (index, installation) = (Index::default(), Installation::default());
+        let progress = Progress::rebuild(&run(1), &installation, &index);
+        progress.sends(1.into(), &task_execution());
+        assert_eq!(progress.unanswered().len(), 1);
+        let mut next = Progress::rebuild(&run(2), &installation, &index).following(Some(progress));
+        let name = next.name(1.into()).unwrap();
+        next.observe_begun(1.into());
+        next.observe_gone(&name, Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(next.unanswered().is_empty());
+        assert!(next.all_seen());
     }
 }
