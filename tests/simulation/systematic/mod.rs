@@ -42,6 +42,10 @@ const TIMED: &[(&str, &str)] = &[
         "attempt-timeout-counts-while-suspended",
         "the timeout, before the run goes on",
     ),
+    (
+        "cancel-after-the-end",
+        "the end of the run, before the cancel",
+    ),
     ("cancel-after-the-timeout", "the timeout, before the cancel"),
     (
         "cancel-while-the-image-is-pulled",
