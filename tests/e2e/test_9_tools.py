@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 
 import pytest
+
 from harness import installation
 from harness.events import by_object, whole_run
 from harness.manifests import call, retry, tool, workflow
