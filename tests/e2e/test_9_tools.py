@@ -69,7 +69,7 @@ def test_a_tool_gives_the_outputs_of_its_task(namespace, subscriber, serve):
     assert completed["tool_execution_status"] == "SUCCESS"
     assert completed["output"] == {"n": 8}
     assert (completed["tool_id"], completed["tool_exec_id"]) == ("double", first["tool_exec_id"])
-    assert namespace.pods() == []
+    assert namespace.pods("chain") == []
 
 
 def test_flow_document_05_a_tool_side_error(namespace, subscriber, serve):

@@ -11,7 +11,7 @@ class ToolServer:
     """Answers each call of a tool as `answer(call, say)` has it: `say(status, **more)` publishes one answer."""
 
     def __init__(self, url, user, password, namespace, tool, answer):
-        self.calls, self.errors = [], []
+        self.calls, self.errors, self.answering = [], [], set()
         self.answer = answer
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -40,7 +40,10 @@ class ToolServer:
             body = {"tool_exec_id": call["tool_exec_id"], "status": status, **more}
             await self.connection.publish(call["reply_to_subject"], json.dumps(body).encode())
 
-        await self.answer(call, say)
+        # Beside the next call, which must not wait for this one.
+        task = asyncio.create_task(self.answer(call, say))
+        self.answering.add(task)
+        task.add_done_callback(self.answering.discard)
 
     def refusal(self, act):
         """What the server says against `act(connection)`; nothing if it lets that pass."""
