@@ -60,11 +60,12 @@ class FakeNode:
 
     def register(self):
         labels = {LABEL: self.name, "kubernetes.io/os": "linux"}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": labels}}
+        # Keeps all other pods away, from the beginning.
+        spec = {"taints": [{"key": LABEL, "value": self.name, "effect": "NoSchedule"}]}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": labels}, "spec": spec}
         self.api.call("POST", "/api/v1/nodes", {**node, "status": self.status()})
-        # Instead of the taint that every new node gets; this one keeps all others away.
-        taint = {"key": LABEL, "value": self.name, "effect": "NoSchedule"}
-        self.api.patch(self.path, {"spec": {"taints": [taint]}})
+        # Without the taint that every new node gets beside it.
+        self.api.patch(self.path, {"spec": spec})
 
     def status(self):
         room = {"cpu": "32", "memory": "64Gi", "pods": "500"}

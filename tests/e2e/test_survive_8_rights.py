@@ -8,7 +8,7 @@ import pytest
 
 from harness import audit, cluster, installation
 from harness.cluster import task_of
-from harness.manifests import HANG, retry, task, workflow
+from harness.manifests import HANG, call, retry, task, tool, workflow
 
 # No request shows that it is needed: whoever makes an object the blocking owner of another must be allowed this.
 UNSEEN = {
@@ -54,8 +54,12 @@ def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, hos
     no_image = {"image": "127.0.0.1:1/none:1", "imagePullPolicy": "Always"}
     namespace.create(workflow("unseen", task("pull", container=no_image, imagePullTimeout="3s")))
     namespace.create(workflow("brief", task("only"), ttl={"afterSucceeded": "1s"}))
+    # Nobody serves it.
+    namespace.create(tool("absent"))
+    namespace.create(workflow("calls", call("ask", "absent")))
     namespace.succeeded("large")
     namespace.failed("wrong")
+    assert namespace.failed("calls")["details"]["task_error"]["code"] == "TOOL_UNAVAILABLE"
     pods.one(lambda pod: task_of(pod) == "hang" and pod["status"].get("phase") == "Running", what="the pod running")
     # Whose pod is gone unseen is looked for by name.
     host_operator.kill()

@@ -14,15 +14,15 @@ class GhostNode:
     def __init__(self, name):
         self.name = name
         self.relabelled = []
+        # Its own taint, from the beginning, keeps away the pods of the tests that run meanwhile.
+        spec = {"taints": [{"key": LABEL, "value": name, "effect": "NoSchedule"}]}
         cluster.kubectl("create", "-f", "-", stdin=json.dumps({
-            "apiVersion": "v1", "kind": "Node",
+            "apiVersion": "v1", "kind": "Node", "spec": spec,
             "metadata": {"name": name, "labels": {LABEL: name, "kubernetes.io/os": "linux"}},
         }))  # fmt: skip
         self.heartbeat()
-        # The admission of a new node taints it; the node controller would take that off within seconds.
-        # Its own taint keeps away the pods of the tests that run meanwhile.
-        patch = json.dumps({"spec": {"taints": [{"key": LABEL, "value": name, "effect": "NoSchedule"}]}})
-        cluster.kubectl("patch", "node", name, "--type=merge", "-p", patch)
+        # The admission of a new node adds a taint; the node controller would take that off within seconds.
+        cluster.kubectl("patch", "node", name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def selector(self):
         """A podTemplate that lets pods run here only."""
