@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
     api_server::{Kind, Request},
-    bus::SimBus,
+    bus::{Heard, SimBus},
     faults::Class,
     trace::fingerprint,
     world::{NAMESPACE, Process, World},
@@ -214,7 +214,11 @@ impl Calls for SimBus {
         let process = self.process();
         let (subject, reply) = (subject.to_owned(), reply.to_owned());
         let deed = move |world: &mut World| world.take_command(process, &subject, &reply, &payload);
-        self.ask(deed).await.answer()
+        match self.ask(deed).await {
+            // It was handed over; whether it arrives nobody says.
+            Heard::Nothing => Ok(()),
+            heard => heard.answer(),
+        }
     }
 
     async fn stored(&self, reply: &str) -> Result<Vec<Bytes>, BusError> {

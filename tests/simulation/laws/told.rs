@@ -60,6 +60,8 @@ impl Laws {
         // What the object no longer holds cannot be told again.
         let fits = match self.lost_at {
             _ if self.forgotten.contains(&uid) => true,
+            // Nor is it what the limits took, before the end of what was left got lost.
+            Some(_) if self.retired => seq > last,
             Some(_) => seq > last && seq <= held_from.max(last + 1),
             None => seq == last + 1,
         };
