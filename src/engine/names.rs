@@ -50,17 +50,8 @@ pub fn tool_exec_id(task_execution_uid: &str, attempt: u32) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.finalize()[..16]);
     // RFC 9562: version 8, whose content is ours to choose.
-    bytes[6] = bytes[6] & 0x0f | 0x80;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let parts = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ];
-    parts.join("-")
+    let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+    id.to_string()
 }
 
 #[cfg(test)]

@@ -71,22 +71,17 @@ fn nobody(execute: &ToolExecute) -> Outcome {
 
 /// What a message says of the end of the call, if it does.
 fn read(message: &[u8], execute: &ToolExecute) -> Option<Outcome> {
-    let result = match serde_json::from_slice::<ToolExecutionResult>(message) {
-        Ok(result) if result.tool_exec_id == execute.tool_exec_id => result.result,
-        Ok(_) => {
-            let message = "the answer is to another call".to_owned();
-            return Some(no_answer("INVALID_RESULT", message));
-        }
-        Err(error) => {
-            let message = format!("the answer cannot be read: {error}");
-            return Some(no_answer("INVALID_RESULT", message));
-        }
-    };
-    match result {
-        ToolResult::Started => None,
-        ToolResult::Success { output } => Some(Outcome::Output(output)),
-        ToolResult::ToolError { error } => Some(Outcome::ToolError(error)),
-    }
+    Some(
+        match ToolExecutionResult::read(message, &execute.tool_exec_id) {
+            Ok(ToolResult::Started) => return None,
+            Ok(ToolResult::Success { output }) => Outcome::Output(output),
+            Ok(ToolResult::ToolError { error }) => Outcome::ToolError(error),
+            Err(why) => no_answer(
+                "INVALID_RESULT",
+                format!("the answer cannot be read: {why}"),
+            ),
+        },
+    )
 }
 
 fn no_answer(code: &str, message: String) -> Outcome {

@@ -227,10 +227,10 @@ impl Call {
 
 /// A random UUID.
 fn uuid() -> String {
-    let random = fastrand::u128(..) & !(0xf << 76 | 0x3 << 62) | 4 << 76 | 2 << 62;
-    let digits = format!("{random:032x}");
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
-    parts.join("-")
+    let random = fastrand::u128(..).to_be_bytes();
+    uuid::Builder::from_random_bytes(random)
+        .into_uuid()
+        .to_string()
 }
 
 /// A name that can be part of a subject, as Kubernetes has it.

@@ -13,6 +13,7 @@ use tracing::debug;
 
 use self::hearing::Hearing;
 use super::{
+    fence::Fence,
     hub::Hub,
     index::{Key, key_of},
 };
@@ -28,15 +29,18 @@ pub struct CallsUnderWay {
     calls: Arc<dyn Calls>,
     subjects: ToolSubjects,
     caller: String,
+    fence: Fence,
     hearing: Arc<Hearing>,
 }
 
 impl CallsUnderWay {
-    /// No call is known yet. `caller` is this process, as it writes itself down.
+    /// No call is known yet. `caller` is this process, as it writes itself down; it calls as long as
+    /// `fence` allows.
     pub fn new(
         calls: Arc<dyn Calls>,
         prefix: &str,
         caller: String,
+        fence: Fence,
         hub: Arc<Hub>,
         clock: Arc<dyn Clock>,
     ) -> CallsUnderWay {
@@ -45,6 +49,7 @@ impl CallsUnderWay {
             calls,
             subjects: ToolSubjects::new(prefix),
             caller,
+            fence,
         }
     }
 
@@ -75,6 +80,10 @@ impl CallsUnderWay {
         // Nothing in it can fail to be JSON: all keys are strings.
         let payload = Bytes::from(serde_json::to_vec(&command).unwrap_or_default());
         let news = self.calls.listen(&reply).await?;
+        // Who slept meanwhile does not know what became of the task.
+        if self.fence.left().is_none() {
+            return Err(BusError::Unavailable("the lease is lost".to_owned()));
+        }
         // From here on it counts as sent, also if nobody is there any more to see it go.
         self.hearing.follow(&key, record, &reply, news);
         let sent = self.calls.send(&subject, &reply, payload).await;

@@ -197,9 +197,10 @@ impl Executions {
         let pod = |attempt: &u32| self.hub.index.pod(&pod_key(key, *attempt));
         match step {
             Step::CreatePod(attempt) => return self.create_pod(key, execution, *attempt).await,
-            Step::Call(_) | Step::Listen(_) | Step::ConfirmCall(_) => {
-                return Ok(self.call(key, execution, step).await);
-            }
+            Step::Call(_) => return Ok(self.call(key, execution).await),
+            Step::Listen(_) => return Ok(self.listen(execution).await),
+            // Done while planning.
+            Step::FindTool | Step::ConfirmCall(_) => {}
             Step::Record(status) => self.record(execution, status).await?,
             Step::ConfirmPod(attempt) => {
                 self.cluster.fetch_pod(&pod_key(key, *attempt)).await?;

@@ -223,11 +223,11 @@ impl System {
         synced
     }
 
-    fn calls_under_way(&self) -> Option<CallsUnderWay> {
+    fn calls_under_way(&self, fence: Fence) -> Option<CallsUnderWay> {
         let calls = self.calls.clone()?;
         let (caller, prefix) = (self.caller.clone(), &self.settings.nats_prefix);
         let (hub, clock) = (self.hub.clone(), self.clock.clone());
-        Some(CallsUnderWay::new(calls, prefix, caller, hub, clock))
+        Some(CallsUnderWay::new(calls, prefix, caller, fence, hub, clock))
     }
 
     fn start_watch<K: Watched>(
@@ -257,6 +257,7 @@ impl System {
         } = self;
         let (warnings, writer) = Warnings::new(metrics.clone());
         tasks.spawn(writer.write(client.clone(), fence.clone(), self.identity.clone()));
+        let calls = self.calls_under_way(fence.clone());
         let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
         let workflows = Arc::new(Workflows {
@@ -275,7 +276,7 @@ impl System {
             clock: clock.clone(),
             metrics: metrics.clone(),
             warnings,
-            calls: self.calls_under_way(),
+            calls,
             pods: PodSettings {
                 restricted: settings.restricted_pods,
             },

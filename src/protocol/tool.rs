@@ -102,6 +102,20 @@ pub struct ToolExecutionResult {
     pub result: ToolResult,
 }
 
+impl ToolExecutionResult {
+    /// What a message on the reply subject of the call with this id says.
+    ///
+    /// # Errors
+    /// It is no answer to that call, and why.
+    pub fn read(payload: &[u8], tool_exec_id: &str) -> Result<ToolResult, String> {
+        let answer: Self = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        match answer.tool_exec_id == tool_exec_id {
+            true => Ok(answer.result),
+            false => Err(format!("it is about the call {:?}", answer.tool_exec_id)),
+        }
+    }
+}
+
 /// What a tool executor says of a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "SCREAMING_SNAKE_CASE")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_kubelet import FakeNode
 
-from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator
+from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator, tool_server
 
 NAMESPACES = pytest.StashKey[list]()
 
@@ -123,6 +123,20 @@ def subscriber(request, turn):
         made = events.Subscriber(installation.nats_url(), *installation.secret("subscriber"))
     with contextlib.closing(made):
         yield made
+
+
+@pytest.fixture
+def serve(namespace):
+    """Serves tools of the test's namespace, as `serve(name, answer)` has it, until the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(name, answer):
+            user = installation.secret("tools")
+            server = tool_server.ToolServer(installation.nats_url(), *user, namespace.name, name, answer)
+            stack.callback(server.close)
+            return server
+
+        yield begin
 
 
 @pytest.fixture

@@ -9,20 +9,6 @@ import pytest
 from harness import installation
 from harness.events import by_object, whole_run
 from harness.manifests import call, retry, tool, workflow
-from harness.tool_server import ToolServer
-
-
-@pytest.fixture
-def serve(namespace):
-    """Serves tools of the test's namespace, until the test ends."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(name, answer):
-            server = ToolServer(installation.nats_url(), *installation.secret("tools"), namespace.name, name, answer)
-            stack.callback(server.close)
-            return server
-
-        yield begin
 
 
 async def doubles(call, say):

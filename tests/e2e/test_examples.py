@@ -1,15 +1,12 @@
 """Every file of examples/ is applied as it stands and ends as its header says."""
 
-import contextlib
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from harness import installation
 from harness.events import whole_run
-from harness.tool_server import ToolServer
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
@@ -18,19 +15,11 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 TOOLS = {"price": lambda _: {"amount": 42}, "charge": lambda given: given}
 
 
-@pytest.fixture
-def serve(namespace):
-    """Serves these tools, until the test ends."""
-    with contextlib.ExitStack() as stack:
+def gives(tool):
+    async def answer(call, say):
+        await say("SUCCESS", output=TOOLS[tool](call["input_args"]))
 
-        def begin(name):
-            async def answer(call, say):
-                await say("SUCCESS", output=TOOLS[name](call["input_args"]))
-
-            server = ToolServer(installation.nats_url(), *installation.secret("tools"), namespace.name, name, answer)
-            stack.callback(server.close)
-
-        yield begin
+    return answer
 
 
 def test_there_are_enough_of_them():
@@ -46,7 +35,7 @@ def test_example(namespace, subscriber, serve, path):
     [manifest] = [made for made in manifests if made["kind"] == "Workflow"]
     for made in manifests:
         if made["kind"] == "Tool":
-            serve(made["metadata"]["name"])
+            serve(made["metadata"]["name"], gives(made["metadata"]["name"]))
     name = manifest["metadata"]["name"]
     assert name == path.stem
 

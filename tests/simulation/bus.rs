@@ -1,6 +1,9 @@
 //! The operator's way to the model of JetStream, on which questions and answers get lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 pub use compozy::ports::memory::{JetStream, Kept, header};
@@ -38,6 +41,10 @@ impl SimBus {
 
     pub fn process(&self) -> Process {
         self.process
+    }
+
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock()
     }
 
     pub async fn ask<T: Send + 'static>(

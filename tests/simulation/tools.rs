@@ -15,7 +15,10 @@ use futures::{
     stream::{self, BoxStream},
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::Instant,
+};
 
 use crate::{
     api_server::{Kind, Request},
@@ -54,7 +57,8 @@ enum Serving {
         started: bool,
         after: u64,
         body: Value,
-        times: u8,
+        /// Who answers again does so in so many milliseconds.
+        again: Option<u64>,
     },
 }
 
@@ -74,12 +78,16 @@ impl Serving {
                            "error": {"message": "no money", "code": "CARD_DECLINED"}}),
             _ => json!({"status": "SUCCESS", "output": {"n": dice.u32(..100)}}),
         };
-        let times = 1 + u8::from(dice.u8(..4) == 0);
+        let again = match dice.u8(..8) {
+            0 => Some(0),
+            1 => Some(50),
+            _ => None,
+        };
         Serving::Answers {
             started,
             after,
             body,
-            times,
+            again,
         }
     }
 }
@@ -137,26 +145,29 @@ impl World {
         );
         let serving = Serving::draw(&mut Rng::with_seed(fingerprint(&key)));
         let id = command.tool_exec_id;
-        let (started, after, body, times) = match serving {
+        let (started, answers) = match serving {
             Serving::Nobody => return self.hand_over(reply, CallNews::NoResponders, 0),
-            Serving::Dies { started } => (started, 0, Value::Null, 0),
+            Serving::Dies { started } => (started, Vec::new()),
             Serving::Answers {
                 started,
                 after,
                 body,
-                times,
-            } => (started, after, body, times),
+                again,
+            } => {
+                // Who answers again may have thought of something else.
+                let mut other = body.clone();
+                if let Some(n) = other["output"]["n"].as_u64() {
+                    other["output"]["n"] = json!(n + 1);
+                }
+                let again = again.map(|again| (after + again, other));
+                (started, [(after, body)].into_iter().chain(again).collect())
+            }
         };
         if started {
             self.answer_call(reply, &id, json!({"status": "STARTED"}), 0);
         }
-        for time in 0..u64::from(times) {
-            // Who answers again may have thought of something else.
-            let mut body = body.clone();
-            if let Some(n) = body["output"]["n"].as_u64() {
-                body["output"]["n"] = json!(n + time);
-            }
-            self.answer_call(reply, &id, body, after + 50 * time);
+        for (after, body) in answers {
+            self.answer_call(reply, &id, body, after);
         }
     }
 
@@ -177,8 +188,7 @@ impl World {
             let stored = world.tools.stored.entry(reply.clone()).or_default();
             stored.push(answer.clone());
             if !world.faults.strikes(Class::ToolAnswerMissed, 0.2) {
-                let wait = world.faults.dice.u64(0..3);
-                world.hand_over(&reply, CallNews::Message(answer), wait);
+                world.hand_over(&reply, CallNews::Message(answer), 1);
             }
         });
     }
@@ -197,6 +207,17 @@ impl World {
     }
 }
 
+impl SimBus {
+    /// What the laws say to a call that is sent now.
+    fn about_to_call(&self, subject: &str) {
+        let mut world = self.world();
+        if world.lives(self.process()) {
+            let identity = self.process().identity();
+            world.laws.trusts(&identity, subject, Instant::now());
+        }
+    }
+}
+
 #[async_trait]
 impl Calls for SimBus {
     async fn listen(&self, reply: &str) -> Result<BoxStream<'static, CallNews>, BusError> {
@@ -212,6 +233,7 @@ impl Calls for SimBus {
 
     async fn send(&self, subject: &str, reply: &str, payload: Bytes) -> Result<(), BusError> {
         let process = self.process();
+        self.about_to_call(subject);
         let (subject, reply) = (subject.to_owned(), reply.to_owned());
         let deed = move |world: &mut World| world.take_command(process, &subject, &reply, &payload);
         match self.ask(deed).await {

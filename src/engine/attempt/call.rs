@@ -37,6 +37,17 @@ use crate::{
 /// Whether a Tool that was missing is there is looked at again after so long: nobody tells.
 const TOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// What is known of the tool that is to be called.
+#[derive(Clone, Copy, Debug)]
+pub enum ToolView<'a> {
+    /// Nobody asked.
+    Unasked,
+    /// The API server, asked just now, does not have it.
+    Missing,
+    /// The API server, asked just now, has it.
+    Found(&'a ToolSpec),
+}
+
 /// What is known of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallView {
@@ -44,8 +55,6 @@ pub enum CallView {
     NoBus,
     /// This process has neither sent it nor listened for its answers.
     Unsent,
-    /// This process may have sent it, and does not listen any more.
-    Unheard,
     /// This process listens, and there is no answer so far.
     Open {
         /// When the tool said that it has begun, if it did.
@@ -67,12 +76,12 @@ pub enum CallView {
     },
 }
 
-/// Decides the next steps of a task execution that calls a tool, from its object, the tool as far
-/// as it is known, who this process is, what it knows of the current attempt's call (see
+/// Decides the next steps of a task execution that calls a tool, from its object, what is known of
+/// the tool, who this process is, what it knows of the current attempt's call (see
 /// [`current_attempt`]), and the time.
 pub fn plan_call(
     te: &TaskExecution,
-    tool: Option<&ToolSpec>,
+    tool: ToolView,
     caller: &str,
     view: &CallView,
     now: Time,
@@ -129,7 +138,7 @@ fn tool_name(te: &TaskExecution) -> &str {
 
 impl Execution<'_> {
     /// No call of this attempt was recorded, so none was sent.
-    fn without_call(&self, tool: Option<&ToolSpec>, caller: &str, no_bus: bool) -> Plan {
+    fn without_call(&self, tool: ToolView, caller: &str, no_bus: bool) -> Plan {
         if let Some(stop) = &self.stop {
             return self.record_stop(stop);
         }
@@ -141,15 +150,20 @@ impl Execution<'_> {
                            set nats.enabled or nats.external.url in the chart's values (the operator's flag --nats-url)";
             return self.show_waiting("NatsMissing", message, self.deadline());
         }
-        let Some(tool) = tool else {
-            let message = format!(
-                "there is no Tool {:?} in this namespace: create it with kubectl apply, and the task goes on",
-                tool_name(self.te)
-            );
-            let again = Some(self.now.after(TOOL_AGAIN));
-            return self.show_waiting("ToolMissing", &message, earliest([again, self.deadline()]));
-        };
-        self.record_call(tool, caller)
+        match tool {
+            ToolView::Unasked => Plan::step(Step::FindTool),
+            ToolView::Missing => self.without_tool(),
+            ToolView::Found(tool) => self.record_call(tool, caller),
+        }
+    }
+
+    fn without_tool(&self) -> Plan {
+        let message = format!(
+            "there is no Tool {:?} in this namespace: create it with kubectl apply, and the task goes on",
+            tool_name(self.te)
+        );
+        let again = Some(self.now.after(TOOL_AGAIN));
+        self.show_waiting("ToolMissing", &message, earliest([again, self.deadline()]))
     }
 
     fn record_call(&self, tool: &ToolSpec, caller: &str) -> Plan {
@@ -187,7 +201,6 @@ impl Call<'_> {
             CallView::Open { started, given_up } => self.unanswered(view, *started, *given_up),
             CallView::NoBus => self.unanswered(view, None, true),
             CallView::Unsent => self.unanswered(view, None, self.ours),
-            CallView::Unheard => self.unanswered(view, None, false),
         }
     }
 
@@ -207,7 +220,7 @@ impl Call<'_> {
         }
         match view {
             CallView::Unsent if self.ours => Plan::step(Step::Call(attempt)),
-            CallView::Unsent | CallView::Unheard => Plan::step(Step::Listen(attempt)),
+            CallView::Unsent => Plan::step(Step::Listen(attempt)),
             _ => self.wait(started),
         }
     }

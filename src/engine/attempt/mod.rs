@@ -13,7 +13,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Answer, CallView, Heard, execute, hear, plan_call, record_of};
+pub use call::{Answer, CallView, Heard, ToolView, execute, hear, plan_call, record_of};
 pub use container::{PodView, plan, plan_refused};
 pub use pods::{is_held, is_ours, is_owned};
 
@@ -38,6 +38,8 @@ pub enum Step {
     DeletePod(u32),
     /// Take the outcome finalizer from the pod of this attempt.
     ReleasePod(u32),
+    /// Ask the API server for the tool that is to be called, and plan again.
+    FindTool,
     /// Listen for the answers to the call of this attempt, then send it.
     Call(u32),
     /// Listen for the answers to the call of this attempt, then look for those that came before.

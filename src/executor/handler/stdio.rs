@@ -72,16 +72,22 @@ impl Stdio {
         let (answer, answered) = oneshot::channel();
         let id = call.tool_exec_id.clone();
         let line = line(call);
+        let died = || output::error("HANDLER_DIED", "the handler has ended");
+        let ask = Ask {
+            id: id.clone(),
+            line,
+            answer,
+        };
+        if self.asks.send(ask).await.is_err() {
+            return Err(died());
+        }
+        // Only from here on, and so no more of them than calls that run: those that wait while the process cannot be
+        // started would become ever more.
         let mut abandon = Abandon {
-            id: Some(id.clone()),
+            id: Some(id),
             to: &self.abandoned,
         };
-        let died = || output::error("HANDLER_DIED", "the handler has ended");
-        let asked = self.asks.send(Ask { id, line, answer }).await;
-        let outcome = match asked {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(died())),
-            Err(_) => Err(died()),
-        };
+        let outcome = answered.await.unwrap_or_else(|_| Err(died()));
         abandon.id = None;
         outcome
     }

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::{CallError, Executions, Key, is_ended, sibling};
+use super::{CallError, Executions, Key, sibling};
 use crate::{
-    api::{TaskExecution, Time, Tool, ToolRef},
-    engine::attempt::{self, CallView, Plan, Step},
+    api::{TaskExecution, Time, ToolRef},
+    engine::attempt::{self, CallView, Plan, Step, ToolView},
     operator::calls::CallsUnderWay,
-    ports::BusError,
 };
 
 /// What NATS could not do is tried again after so long.
@@ -28,73 +27,61 @@ impl Executions {
         execution: &TaskExecution,
         tool: &ToolRef,
     ) -> Result<Plan, CallError> {
-        let Some(calls) = &self.calls else {
-            return Ok(self.decide_call(execution, None, &CallView::NoBus));
-        };
-        if attempt::record_of(execution).is_none() && !is_ended(execution) {
-            let tool = self.cluster.fetch_tool(&sibling(key, &tool.name)).await?;
-            return Ok(self.decide_call(execution, tool.as_ref(), &CallView::Unsent));
-        }
-        let plan = self.decide_call(execution, None, &calls.view(execution));
-        let [Step::ConfirmCall(_)] = plan.steps[..] else {
-            return Ok(plan);
-        };
-        let now = Time(self.clock.now());
-        match calls.confirm(execution).await {
-            Ok(view) => Ok(self.decide_call(execution, None, &view)),
-            Err(_) if is_hopeless(execution, now) => {
-                let silent = CallView::Open {
-                    started: None,
-                    given_up: true,
-                };
-                Ok(self.decide_call(execution, None, &silent))
+        let calls = self.calls.as_ref();
+        let view = calls.map_or(CallView::NoBus, |calls| calls.view(execution));
+        let plan = self.decide_call(execution, ToolView::Unasked, &view);
+        match (&plan.steps[..], calls) {
+            ([Step::FindTool], _) => {
+                let tool = self.cluster.fetch_tool(&sibling(key, &tool.name)).await?;
+                let tool = tool.as_ref().map(|tool| ToolView::Found(&tool.spec));
+                Ok(self.decide_call(execution, tool.unwrap_or(ToolView::Missing), &view))
             }
+            ([Step::ConfirmCall(_)], Some(calls)) => Ok(self.confirm_call(execution, calls).await),
+            _ => Ok(plan),
+        }
+    }
+
+    async fn confirm_call(&self, execution: &TaskExecution, calls: &CallsUnderWay) -> Plan {
+        let now = Time(self.clock.now());
+        let view = match calls.confirm(execution).await {
+            Ok(view) => view,
+            Err(_) if is_hopeless(execution, now) => CallView::Open {
+                started: None,
+                given_up: true,
+            },
             Err(error) => {
                 debug!(%error, "NATS cannot be asked for an answer");
-                Ok(Plan::wake(Some(now.after(CALL_AGAIN))))
+                return Plan::wake(Some(now.after(CALL_AGAIN)));
             }
-        }
+        };
+        self.decide_call(execution, ToolView::Unasked, &view)
     }
 
-    /// Sends a call, or listens for its answers. Returns when to try again what could not be done.
-    pub(super) async fn call(
-        &self,
-        key: &Key,
-        execution: &TaskExecution,
-        step: &Step,
-    ) -> Option<Time> {
-        let calls = self.calls.as_ref()?;
-        match self.called(calls, execution, step).await {
-            Ok(()) => {
-                if let Some(gap) = self.hub.gaps.close(key) {
-                    self.metrics.observe_step_gap(gap);
-                }
-                None
-            }
-            Err(error) => {
-                debug!(%error, "NATS does not take the call");
-                Some(Time(self.clock.now()).after(CALL_AGAIN))
-            }
-        }
-    }
-
-    async fn called(
-        &self,
-        calls: &CallsUnderWay,
-        execution: &TaskExecution,
-        step: &Step,
-    ) -> Result<(), BusError> {
-        match step {
-            Step::Call(_) => calls.send(execution).await,
-            Step::Listen(_) => calls.listen(execution).await,
-            _ => Ok(()),
-        }
-    }
-
-    fn decide_call(&self, execution: &TaskExecution, tool: Option<&Tool>, view: &CallView) -> Plan {
+    fn decide_call(&self, execution: &TaskExecution, tool: ToolView, view: &CallView) -> Plan {
         let caller = self.calls.as_ref().map_or("", CallsUnderWay::caller);
-        let tool = tool.map(|tool| &tool.spec);
         attempt::plan_call(execution, tool, caller, view, Time(self.clock.now()))
+    }
+
+    /// Sends a call. Returns when to try again what could not be done.
+    pub(super) async fn call(&self, key: &Key, execution: &TaskExecution) -> Option<Time> {
+        let calls = self.calls.as_ref()?;
+        if let Err(error) = calls.send(execution).await {
+            debug!(%error, "NATS does not take the call");
+            return Some(Time(self.clock.now()).after(CALL_AGAIN));
+        }
+        if let Some(gap) = self.hub.gaps.close(key) {
+            self.metrics.observe_step_gap(gap);
+        }
+        None
+    }
+
+    /// Listens for the answers to a call. Returns when to try again what could not be done.
+    pub(super) async fn listen(&self, execution: &TaskExecution) -> Option<Time> {
+        let listened = self.calls.as_ref()?.listen(execution).await;
+        listened.err().map(|error| {
+            debug!(%error, "NATS cannot be listened to");
+            Time(self.clock.now()).after(CALL_AGAIN)
+        })
     }
 
     pub(super) fn forget_call(&self, key: &Key) {

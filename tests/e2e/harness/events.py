@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from .nats_client import NatsClient
+
 STREAM = "COMPOZY_EVENTS"
 SUBJECTS = "compozy.events.>"
 FINAL = {"completed", "failed", "cancelled", "timed_out"}
@@ -54,32 +56,20 @@ class Message:
         return f"{self.entity} {self.uid} {self.headers.get('ce-sequence')} {self.event}"
 
 
-class Subscriber:
+class Subscriber(NatsClient):
     """Listens to all events from its creation on, and reads the stream from its beginning when asked."""
 
     def __init__(self, url, user, password, **tls):
+        super().__init__()
         self.messages = []
         self.arrived = threading.Condition()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self.connection = self._run(self._connect(url, user, password, tls))
+        self.run(self._subscribe(url, user, password, tls))
 
-    def _run(self, coroutine, timeout=30):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
-
-    async def _connect(self, url, user, password, tls):
-        async def quiet(_error):  # reconnecting is this client's own business
-            pass
-
+    async def _subscribe(self, url, user, password, tls):
         # The user may only receive answers under an inbox prefix of its own.
-        connection = await nats.connect(
-            url, user=user, password=password, inbox_prefix=f"_INBOX_{user}".encode(),
-            error_cb=quiet, max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=5, **tls,
-        )  # fmt: skip
-        await connection.subscribe(SUBJECTS, cb=self._take)
-        await connection.flush()
-        return connection
+        await self.connect(url, user, password, inbox_prefix=f"_INBOX_{user}".encode(), **tls)
+        await self.connection.subscribe(SUBJECTS, cb=self._take)
+        await self.connection.flush()
 
     async def _take(self, raw):
         with self.arrived:
@@ -103,11 +93,11 @@ class Subscriber:
 
     def stored(self, run, question, timeout=30, what="the awaited events"):
         """The run's messages in the stream, read from its sequence 1 on, once `question(messages)` is true of them."""
-        return self._run(self._read(run, question, timeout, what), timeout + 30)
+        return self.run(self._read(run, question, timeout, what), timeout + 30)
 
     def ask(self, question, timeout=30):
         """The answer to a question to JetStream, such as `lambda jetstream: jetstream.delete_stream(STREAM)`."""
-        return self._run(question(self.connection.jetstream()), timeout)
+        return self.run(question(self.connection.jetstream()), timeout)
 
     async def _consume(self, until, timeout):
         """Reads the stream from its beginning, once it is there."""
@@ -141,11 +131,6 @@ class Subscriber:
                     return found
         finally:
             await subscription.unsubscribe()
-
-    def close(self):
-        self._run(self.connection.close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(timeout=5)
 
 
 def _message(raw):

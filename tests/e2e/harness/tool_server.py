@@ -2,35 +2,23 @@
 
 import asyncio
 import json
-import threading
 
-import nats
+from .nats_client import NatsClient
 
 
-class ToolServer:
+class ToolServer(NatsClient):
     """Answers each call of a tool as `answer(call, say)` has it: `say(status, **more)` publishes one answer."""
 
     def __init__(self, url, user, password, namespace, tool, answer):
-        self.calls, self.errors, self.answering = [], [], set()
+        super().__init__()
+        self.calls, self.answering = [], set()
         self.answer = answer
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self.connection = self._run(self._connect(url, user, password, f"{namespace}_{tool}"))
+        self.run(self._serve(url, user, password, f"{namespace}_{tool}"))
 
-    def _run(self, coroutine, timeout=30):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
-
-    async def _connect(self, url, user, password, tool):
-        async def note(error):
-            self.errors.append(str(error))
-
-        connection = await nats.connect(
-            url, user=user, password=password, error_cb=note, max_reconnect_attempts=-1, reconnect_time_wait=0.2
-        )
-        await connection.subscribe(f"compozy.commands.tool.*.execute.{tool}", queue=tool, cb=self._take)
-        await connection.flush()
-        return connection
+    async def _serve(self, url, user, password, tool):
+        await self.connect(url, user, password)
+        await self.connection.subscribe(f"compozy.commands.tool.*.execute.{tool}", queue=tool, cb=self._take)
+        await self.connection.flush()
 
     async def _take(self, raw):
         call = json.loads(raw.data)
@@ -53,10 +41,5 @@ class ToolServer:
             await self.connection.flush()
 
         self.errors.clear()
-        self._run(go())
+        self.run(go())
         return " ".join(self.errors).lower()
-
-    def close(self):
-        self._run(self.connection.close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(timeout=5)

@@ -37,19 +37,12 @@ pub enum Heard {
 
 /// Reads a message on the reply subject of the call with this id.
 pub fn hear(payload: &[u8], tool_exec_id: &str) -> Heard {
-    let unreadable = |why: &str| Heard::Ended(Answer::Unreadable(cut(why, LONGEST_MESSAGE)));
-    let heard: ToolExecutionResult = match serde_json::from_slice(payload) {
-        Ok(heard) => heard,
-        Err(error) => return unreadable(&error.to_string()),
-    };
-    if heard.tool_exec_id != tool_exec_id {
-        return unreadable(&format!("it is about the call {:?}", heard.tool_exec_id));
-    }
-    match heard.result {
-        ToolResult::Started => Heard::Started,
-        ToolResult::Success { output } => Heard::Ended(Answer::Success(output)),
-        ToolResult::ToolError { error } => Heard::Ended(Answer::ToolError(error)),
-    }
+    Heard::Ended(match ToolExecutionResult::read(payload, tool_exec_id) {
+        Ok(ToolResult::Started) => return Heard::Started,
+        Ok(ToolResult::Success { output }) => Answer::Success(output),
+        Ok(ToolResult::ToolError { error }) => Answer::ToolError(error),
+        Err(why) => Answer::Unreadable(cut(&why, LONGEST_MESSAGE)),
+    })
 }
 
 /// What came of a call.
@@ -87,8 +80,11 @@ impl Tool<'_> {
             Answer::ToolError(error) => self.erred(bounded(error.clone())),
             Answer::Unreadable(why) => self.unavailable(
                 "INVALID_RESULT",
-                format!("the answer of the tool {:?} cannot be read: {why}", self.name),
-                "It has to be as `executor tool serve` sends it: docs/workflows.md shows the messages",
+                format!(
+                    "the answer of the tool {:?} cannot be read: {why}",
+                    self.name
+                ),
+                "It has to be as `executor tool serve` sends it: docs/tools.md shows the messages",
             ),
         }
     }

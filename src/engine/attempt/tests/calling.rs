@@ -53,7 +53,7 @@ pub(super) fn declined() -> Answer {
 }
 
 fn planned(te: &TaskExecution, view: &CallView, now: Time) -> Plan {
-    plan_call(te, Some(&tool()), ME, view, now)
+    plan_call(te, ToolView::Found(&tool()), ME, view, now)
 }
 
 /// Plans and records in one go.
@@ -65,7 +65,9 @@ pub(super) fn step(te: &mut TaskExecution, view: &CallView, now: Time) -> TaskEx
 /// An execution whose first call was recorded at `CREATED` by `caller`.
 fn called_by(caller: &str, spec: Value) -> TaskExecution {
     let mut te = calling(spec);
-    let plan = plan_call(&te, Some(&tool()), caller, &CallView::Unsent, at(0));
+    let found = tool();
+    let found = ToolView::Found(&found);
+    let plan = plan_call(&te, found, caller, &CallView::Unsent, at(0));
     recorded(&mut te, &plan);
     te
 }
@@ -157,18 +159,33 @@ fn that_the_tool_has_begun_is_shown_once_if_it_takes_longer_than_a_second() {
     assert_eq!(started.count(), 1);
 }
 
-#[rstest]
-#[case::of_another_process(OTHER, CallView::Unsent)]
-#[case::no_longer_heard(ME, CallView::Unheard)]
-fn who_may_not_send_a_call_only_listens(#[case] caller: &str, #[case] view: CallView) {
-    let te = called_by(caller, json!({}));
-    assert_eq!(planned(&te, &view, at(1)), Plan::step(Step::Listen(1)));
+#[test]
+fn a_call_of_another_process_is_only_listened_for() {
+    let te = called_by(OTHER, json!({}));
+    let plan = planned(&te, &CallView::Unsent, at(1));
+    assert_eq!(plan, Plan::step(Step::Listen(1)));
+}
+
+#[test]
+fn a_tool_is_asked_for_only_when_it_is_about_to_be_called() {
+    let unasked =
+        |te: &TaskExecution| plan_call(te, ToolView::Unasked, ME, &CallView::Unsent, at(1));
+    assert_eq!(unasked(&calling(json!({}))), Plan::step(Step::FindTool));
+    assert_eq!(unasked(&called(json!({}))), Plan::step(Step::Call(1)));
+    let mut waits = called(json!({"retry": {"maxAttempts": 2, "backoff":
+        {"initial": "10s", "factor": 1.0, "max": "10s", "jitter": 0.0}}}));
+    step(&mut waits, &answered(at(1), declined()), at(1));
+    let stopped = calling(json!({"stop": {"code": "CANCELLED", "reason": "enough"}}));
+    for te in [waits, stopped, calling(json!({"suspend": true}))] {
+        assert_ne!(unasked(&te), Plan::step(Step::FindTool), "{:?}", te.spec);
+    }
 }
 
 #[test]
 fn a_tool_that_is_not_there_is_waited_for_and_said_once() {
     let mut te = calling(json!({"deadline": "20s"}));
-    let without = |te: &TaskExecution, now| plan_call(te, None, ME, &CallView::Unsent, now);
+    let without =
+        |te: &TaskExecution, now| plan_call(te, ToolView::Missing, ME, &CallView::Unsent, now);
     let plan = without(&te, at(1));
     assert_eq!(plan.wake, Some(at(6)));
     let status = recorded(&mut te, &plan);
@@ -342,7 +359,7 @@ fn an_attempt_has_the_shorter_of_its_own_timeout_and_the_tools() {
 fn a_call_under_way_is_given_up_when_the_execution_is_stopped(
     #[case] code: &str,
     #[case] phase: TaskPhase,
-    #[values(CallView::Unsent, CallView::Unheard, open(None), open(Some(at(1))))] view: CallView,
+    #[values(CallView::Unsent, open(None), open(Some(at(1))))] view: CallView,
 ) {
     let mut te = called(json!({}));
     te.spec.stop = Some(Stop {

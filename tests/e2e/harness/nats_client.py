@@ -1,0 +1,34 @@
+"""A NATS client of another make than the operator's, on a thread of its own: tests are not asynchronous."""
+
+import asyncio
+import threading
+
+import nats
+
+
+class NatsClient:
+    """Connected by `connect`, until it is closed; reconnecting is its own business."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.connection, self.errors = None, []
+
+    def run(self, coroutine, timeout=30):
+        """What comes of a coroutine."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    async def connect(self, url, user, password, **options):
+        async def note(error):
+            self.errors.append(str(error))
+
+        self.connection = await nats.connect(
+            url, user=user, password=password, error_cb=note,
+            max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=5, **options,
+        )  # fmt: skip
+
+    def close(self):
+        self.run(self.connection.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(timeout=5)
