@@ -4,6 +4,8 @@
 //! and looks for what was answered meanwhile.
 
 mod hearing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -275,7 +275,10 @@ impl<'a> World<'a> {
             attempt::Step::ConfirmPod(_) => panic!("{}: asks again", self.case.name),
             attempt::Step::DeletePod(number) => self.pods.delete(&te, number, self.now),
             attempt::Step::ReleasePod(number) => self.pods.release(&te, number),
-            attempt::Step::Call(_) | attempt::Step::Listen(_) | attempt::Step::ConfirmCall(_) => {
+            attempt::Step::FindTool
+            | attempt::Step::Call(_)
+            | attempt::Step::Listen(_)
+            | attempt::Step::ConfirmCall(_) => {
                 panic!("{}: no task here calls a tool", self.case.name)
             }
         }

@@ -370,7 +370,10 @@ impl<'a> Moves<'a> {
                 pod.finalizers_mut()
                     .retain(|name| name != FINALIZER_OUTCOME);
             }),
-            attempt::Step::Call(_) | attempt::Step::Listen(_) | attempt::Step::ConfirmCall(_) => {
+            attempt::Step::FindTool
+            | attempt::Step::Call(_)
+            | attempt::Step::Listen(_)
+            | attempt::Step::ConfirmCall(_) => {
                 panic!("no task of these worlds calls a tool")
             }
         }
