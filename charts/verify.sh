@@ -52,9 +52,26 @@ for part in 'tls://compozy-nats' 'COMPOZY_NATS_CA_FILE' 'cert_file: /etc/nats-tl
 done
 holds everything-values.yaml 'STREAM_MAX_MESSAGES, value: "20000000"'
 
+# Whom the bundled server does not know it asks the operator: both have the key, or neither.
+[[ $(sed -n 's/^  issuer\.key: //p' "$out/default.yaml" | base64 -d | wc -c) == 32 ]] || fail "the issuer's key is not 32 bytes"
+holds default.yaml 'COMPOZY_NATS_ISSUER_KEY_FILE, value: /etc/compozy/nats/issuer.key'
+holds everything-values.yaml 'secret: {name: signs, items: [{key: issuer.key, path: issuer.key}]}'
+holds everything-values.yaml 'secretName: signs'
+holds everything-values.yaml 'image: registry.example/compozy:edge'
+for values in external no-mirror namespaced; do
+  lacks "$values-values.yaml" issuer
+  lacks "$values-values.yaml" tokenreviews
+done
+# With every Secret named nothing is generated, so that each rendering is the same.
+lacks everything-values.yaml 'kind: Secret'
+holds everything-values.yaml 'COMPOZY_EXECUTOR_IMAGE, value: "registry.example/compozy:edge"'
+holds everything-values.yaml 'COMPOZY_EXECUTOR_IMAGE_PULL_POLICY, value: Always'
+holds no-mirror-values.yaml 'COMPOZY_EXECUTOR_IMAGE, '
+
 lacks default.yaml 'kind: NetworkPolicy'
 [[ $(grep -c 'kind: NetworkPolicy' "$out/everything-values.yaml") == 2 ]] || fail "a NetworkPolicy for each of operator and NATS"
 holds everything-values.yaml 'reads: events'
+holds everything-values.yaml '{key: compozy.dev/tool, operator: Exists}'
 for port in 4222 5222; do holds external-creds-values.yaml "{port: $port}"; done
 holds external-creds-values.yaml 'cidr: "10.0.0.1/32"'
 holds external-token-values.yaml '{port: 4222}'
@@ -65,8 +82,12 @@ lacks external-certificate-values.yaml 'kind: ServiceMonitor'
 render --values charts/compozy/ci/external-certificate-values.yaml --api-versions monitoring.coreos.com/v1 >"$out/monitored"
 holds monitored 'kind: ServiceMonitor'
 
-# Confined to namespaces nothing is made for the whole cluster.
+# Confined to namespaces nothing is made for the whole cluster, but for the bundled NATS one right that has no namespace.
 lacks namespaced-values.yaml 'kind: ClusterRole'
+render --set 'watchNamespaces={team-a}' >"$out/namespaced-nats"
+[[ $(grep -c '^kind: ClusterRole$' "$out/namespaced-nats") == 1 ]] || fail "confined, with NATS: one ClusterRole"
+holds namespaced-nats 'name: compozy-operator-tokens-compozy-system'
+holds namespaced-nats 'resources: [tokenreviews]'
 for namespace in team-a team-b; do holds namespaced-values.yaml "namespace: $namespace"; done
 [[ $(grep -c 'COMPOZY_WATCH_NAMESPACES, value: "team-a,team-b"' "$out/namespaced-values.yaml") == 2 ]] ||
   fail "the operator and the Job of its uninstallation are not told their namespaces"

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use compozy::logs;
 use compozy::operator::{
-    Error, process, release,
+    Error, issuer, process, release,
     settings::{Command, CommandLine},
 };
 use tracing::error;
@@ -38,6 +38,7 @@ fn start(line: CommandLine) -> Result<(), Error> {
                 let client = kube::Client::try_default().await?;
                 release::release_finalizers(client, &options).await
             }
+            Some(Command::NatsIssuer(options)) => issuer::write(&options),
         }
     })
 }

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod plan;
 pub mod pod;
 pub mod resolve;
+pub mod rights;
 pub mod run;
 pub mod spec_hash;
 pub mod workflow;

@@ -1,5 +1,6 @@
 //! The wiring: what happens in the cluster, and what is done about it.
 
+pub mod callout;
 pub mod calls;
 pub mod cluster;
 pub mod drive;
@@ -9,6 +10,7 @@ pub mod gaps;
 pub mod http;
 pub mod hub;
 pub mod index;
+pub mod issuer;
 pub mod lease;
 pub mod metrics;
 pub mod mirror;

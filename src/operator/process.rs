@@ -7,7 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 
 use super::{
-    Error, http,
+    Error,
+    callout::Callout,
+    http, issuer,
     settings::Settings,
     system::{Outside, System},
 };
@@ -29,8 +31,10 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     config.default_retry = false;
     config.read_timeout = Some(READ_TIMEOUT);
     let bus = bus(&settings).await?;
+    let client = Client::try_from(config)?;
+    let callout = callout(&settings, &client, bus.as_ref())?;
     let outside = Outside {
-        client: Client::try_from(config)?,
+        client,
         calls: bus
             .as_ref()
             .map(|bus| Arc::new(bus.calls()) as Arc<dyn Calls>),
@@ -53,6 +57,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
             biased;
             () = termination.requested() => Ok(()),
             () = served => Err("HTTP is no longer served".into()),
+            () = vouch(callout) => Err("NATS asks in vain who connects".into()),
         }
     };
     system.run(end).await
@@ -73,6 +78,28 @@ async fn bus(settings: &Settings) -> Result<Option<NatsBus>, Error> {
         return Ok(None);
     };
     Ok(Some(NatsBus::connect(options).await?))
+}
+
+/// Who tells NATS who connects, if it asks us.
+fn callout(
+    settings: &Settings,
+    client: &Client,
+    bus: Option<&NatsBus>,
+) -> Result<Option<Callout>, Error> {
+    let (Some(key), Some(bus)) = (&settings.nats_issuer_key_file, bus) else {
+        return Ok(None);
+    };
+    let (issuer, prefix) = (issuer::read(key)?, &settings.nats_prefix);
+    let clock = Arc::new(SystemClock);
+    let callout = Callout::new(client.clone(), bus.callout(), issuer, prefix, clock);
+    Ok(Some(callout))
+}
+
+async fn vouch(callout: Option<Callout>) {
+    match callout {
+        Some(callout) => callout.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// SIGTERM and SIGINT, listened for from the beginning: none gets lost between two waits.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::issuer::NatsIssuer;
 use crate::{
     api::Duration,
     engine::definition::DEFAULT_MAX_ITEMS,
@@ -29,6 +30,8 @@ pub enum Command {
     /// Takes the operator's finalizers from every object, so that nothing is stuck once the
     /// operator is gone. For uninstalling: events that NATS does not have yet are lost.
     ReleaseFinalizers(ReleaseFinalizers),
+    /// Writes what a NATS server must know to ask this operator who connects (auth callout).
+    NatsIssuer(NatsIssuer),
 }
 
 /// How to release finalizers.
@@ -85,6 +88,10 @@ pub struct Settings {
     /// Who the operator is to NATS.
     #[command(flatten)]
     pub nats_flags: NatsFlags,
+    /// A file with the key with which the operator vouches for programs in pods when NATS asks (auth callout): 32 random
+    /// bytes. Without it nobody is vouched for.
+    #[arg(long, env = "COMPOZY_NATS_ISSUER_KEY_FILE")]
+    pub nats_issuer_key_file: Option<PathBuf>,
     /// The first token of every subject.
     #[arg(long, env = "COMPOZY_NATS_PREFIX", default_value = "compozy")]
     pub nats_prefix: String,

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
 use super::jetstream::{self, StreamInfo};
+use super::nats_callout::NatsCallout;
 use super::nats_calls::NatsCalls;
 use super::nats_connection::Connection;
 
@@ -71,6 +72,11 @@ impl NatsBus {
     /// Calls of tools over the same connection.
     pub fn calls(&self) -> NatsCalls {
         NatsCalls::new(self.connection.clone(), &self.prefix)
+    }
+
+    /// Questions of the servers about whoever connects, over the same connection.
+    pub fn callout(&self) -> NatsCallout {
+        NatsCallout::new(self.connection.clone())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The messages between the operator, executors and tools: subjects and bodies. Names are those of
-//! the flow documents. Pure.
+//! The messages between the operator, executors, tools and NATS servers: subjects and bodies. Names
+//! are those of the flow documents. Pure.
 
+pub mod callout;
 pub mod tool;

@@ -59,6 +59,11 @@ impl ToolSubjects {
             .is_some_and(|(caller, id)| is_token(caller) && is_token(id) && id == tool_exec_id)
     }
 
+    /// Where the answers to all calls of a namespace go.
+    pub fn answers(&self, namespace: &str) -> String {
+        format!("{}.results.tool.{namespace}.>", self.prefix)
+    }
+
     /// Where the answers to all calls go.
     pub fn results(&self) -> String {
         format!("{}.results.tool.>", self.prefix)

@@ -5,6 +5,7 @@
 
 mod access;
 mod bus;
+mod callout;
 mod calls;
 mod mirror;
 mod server;

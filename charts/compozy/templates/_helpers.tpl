@@ -151,6 +151,9 @@ names it. Lines of YAML, or none.
 - {variable: CERT, secret: {{ . }}, key: tls.crt}
 - {variable: KEY, secret: {{ . }}, key: tls.key}
 {{- end }}
+{{- if .Values.nats.enabled }}
+- {variable: ISSUER_KEY, secret: {{ include "compozy.nats.issuerSecret" . }}, key: issuer.key}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -160,6 +163,11 @@ names it. Lines of YAML, or none.
 
 {{- define "compozy.nats.toolsSecret" -}}
 {{ .Values.nats.credentials.toolsSecret | default (include "compozy.name" (dict "root" . "component" "nats-tools")) }}
+{{- end }}
+
+{{- /* The Secret of the key with which the operator signs whom it admits to the bundled server. */ -}}
+{{- define "compozy.nats.issuerSecret" -}}
+{{ .Values.nats.credentials.issuerSecret | default (include "compozy.name" (dict "root" . "component" "nats-issuer")) }}
 {{- end }}
 
 {{- /* As the operator names it. */ -}}

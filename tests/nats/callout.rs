@@ -1,0 +1,297 @@
+//! Who is let in by a server that asks the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use compozy::engine::rights::inbox_prefix;
+use compozy::operator::callout::Callout;
+use compozy::ports::{Credentials, NatsCalls, NatsOptions, SystemClock};
+use futures::StreamExt;
+use http::{Request, Response};
+use kube::{Client, client::Body};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+
+use crate::server::NatsServer;
+
+/// Longer than a few attempts to connect take.
+const A_WHILE: Duration = Duration::from_millis(700);
+/// Longer than anything that comes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn settings(issuer: &KeyPair) -> String {
+    let issuer = issuer.public_key();
+    format!(
+        r#"authorization {{ timeout: 5, auth_callout {{ issuer: {issuer}, account: COMPOZY, auth_users: [operator] }} }}
+        accounts {{
+          COMPOZY {{
+            jetstream: enabled
+            users: [{{ user: operator, password: secret, permissions {{
+              publish {{ allow: ["compozy.>", "$JS.API.>", "$SYS._INBOX.>"] }}
+              subscribe {{ allow: ["compozy.>", "_INBOX_operator.>", "$SYS.REQ.USER.AUTH"] }}
+            }} }}]
+            exports: [
+              {{ stream: "compozy.commands.tool.*.execute.*", accounts: [TOOLS] }}
+              {{ service: "compozy.results.tool.>", accounts: [TOOLS] }}
+            ]
+          }}
+          TOOLS {{
+            imports: [
+              {{ stream: {{ account: COMPOZY, subject: "compozy.commands.tool.*.execute.*" }} }}
+              {{ service: {{ account: COMPOZY, subject: "compozy.results.tool.>" }} }}
+            ]
+          }}
+        }}"#
+    )
+}
+
+/// The API server of a cluster in which the token `<namespace>/<tool>` was given to the pod of that tool's server.
+fn cluster() -> Client {
+    let answer = |request: Request<Body>| async move {
+        let path = request.uri().path().to_owned();
+        let sent = request.into_body().collect_bytes().await.unwrap();
+        let (code, object) = object(&path, &sent);
+        let body = Body::from(object.to_string().into_bytes());
+        let answer = Response::builder().status(code).body(body);
+        Ok::<_, std::convert::Infallible>(answer.unwrap())
+    };
+    Client::new(tower::service_fn(answer), "default")
+}
+
+fn object(path: &str, sent: &[u8]) -> (u16, Value) {
+    if path == "/apis/authentication.k8s.io/v1/tokenreviews" {
+        let review: Value = serde_json::from_slice(sent).unwrap();
+        let token = review["spec"]["token"].as_str().unwrap();
+        assert_eq!(review["spec"]["audiences"], json!(["compozy-nats"]));
+        let status = match token.split_once('/') {
+            Some(("stranger", account)) => json!({
+                "authenticated": true, "audiences": ["compozy-nats"],
+                "user": {"username": format!("system:serviceaccount:shop:{account}")},
+            }),
+            Some((namespace, tool)) => json!({
+                "authenticated": true, "audiences": ["compozy-nats"],
+                "user": {
+                    "username": format!("system:serviceaccount:{namespace}:default"),
+                    "extra": {
+                        "authentication.kubernetes.io/pod-name": [tool],
+                        "authentication.kubernetes.io/pod-uid": [format!("uid-of-{tool}")],
+                    },
+                },
+            }),
+            None => json!({"authenticated": false, "error": "expired"}),
+        };
+        return (
+            201,
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "metadata": {}, "spec": {}, "status": status}),
+        );
+    }
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (namespace, kind, name) = match parts[..] {
+        ["api", "v1", "namespaces", namespace, kind, name]
+        | ["apis", "apps", "v1", "namespaces", namespace, kind, name] => (namespace, kind, name),
+        _ => panic!("nobody asks for {path}"),
+    };
+    let owner = match (kind, name) {
+        ("pods", "forged") => {
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "charge", "uid": "guessed"})
+        }
+        ("pods", "bare") => {
+            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution", "name": "t", "uid": "u"})
+        }
+        ("pods", _) => {
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": format!("uid-of-{name}")})
+        }
+        ("replicasets", _) => {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": format!("uid-of-{name}")})
+        }
+        _ => {
+            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "name": name, "uid": "u"})
+        }
+    };
+    let mut owner = owner;
+    owner["controller"] = json!(true);
+    let uid = match name {
+        "replaced" => "another".to_owned(),
+        _ => format!("uid-of-{name}"),
+    };
+    (
+        200,
+        json!({"metadata": {"name": name, "namespace": namespace, "uid": uid, "ownerReferences": [owner]}}),
+    )
+}
+
+/// A server, and an operator that it asks.
+async fn asked() -> (NatsServer, tokio::task::JoinHandle<()>) {
+    let issuer = KeyPair::new_account();
+    let server = NatsServer::start(&settings(&issuer));
+    let mut options = server.options();
+    options.connection.credentials = Some(password(&server));
+    let bus = server.bus(options).await;
+    let callout = Callout::new(
+        cluster(),
+        bus.callout(),
+        issuer,
+        "compozy",
+        Arc::new(SystemClock),
+    );
+    let answers = tokio::spawn(async move { callout.run().await });
+    (server, answers)
+}
+
+fn password(server: &NatsServer) -> Credentials {
+    let write = |name: &str, text: &str| {
+        let path = server.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    Credentials::Password {
+        user: write("user", "operator"),
+        password: write("password", "secret"),
+    }
+}
+
+/// What connects with that token.
+async fn connect(server: &NatsServer, token: &str) -> NatsCalls {
+    let file = server.directory().join(token.replace('/', "-"));
+    std::fs::write(&file, token).unwrap();
+    let NatsOptions { mut connection, .. } = server.options();
+    connection.credentials = Some(Credentials::Token(file));
+    let pod = token.split('/').next_back().unwrap();
+    connection.inbox_prefix = inbox_prefix(&format!("uid-of-{pod}"));
+    NatsCalls::connect(connection, "compozy").await.unwrap()
+}
+
+async fn let_in(server: &NatsServer, token: &str) -> NatsCalls {
+    let calls = connect(server, token).await;
+    let in_time = tokio::time::timeout(PATIENCE, calls.flush()).await;
+    assert!(in_time.is_ok(), "{token} is not let in");
+    calls
+}
+
+/// The operator's own client, which may say anything.
+async fn caller(server: &NatsServer) -> async_nats::Client {
+    let options =
+        async_nats::ConnectOptions::with_user_and_password("operator".into(), "secret".into())
+            .custom_inbox_prefix("_INBOX_operator")
+            .retry_on_initial_connect();
+    options.connect(server.address()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_of_a_tools_server_serves_that_tool_and_no_other() {
+    let (server, _answers) = asked().await;
+    let charge = let_in(&server, "shop/charge").await;
+    let mut calls = charge
+        .serve("compozy.commands.tool.*.execute.shop_charge", "charge")
+        .await
+        .unwrap();
+    // Each is refused by the server: another tool, another namespace, not as one of the group, all.
+    let refused = [
+        ("compozy.commands.tool.*.execute.shop_refund", "refund"),
+        ("compozy.commands.tool.*.execute.bank_charge", "charge"),
+        ("compozy.commands.tool.*.execute.shop_charge", "spies"),
+        ("compozy.>", "charge"),
+        ("$SYS.REQ.USER.AUTH", "compozy-operator"),
+    ];
+    let mut taken = Vec::new();
+    for (subject, group) in refused {
+        taken.push(charge.serve(subject, group).await.unwrap());
+    }
+    charge.flush().await;
+
+    let caller = caller(&server).await;
+    let mut shop = caller.subscribe("compozy.results.tool.>").await.unwrap();
+    for tool in ["shop_refund", "bank_charge", "shop_charge"] {
+        let subject = format!("compozy.commands.tool.shop_w.execute.{tool}");
+        caller.publish(subject, tool.into()).await.unwrap();
+    }
+    let call = tokio::time::timeout(PATIENCE, calls.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(call.payload, "shop_charge");
+
+    // It answers its namespace's calls and nobody else's, and forges nothing.
+    for subject in [
+        "compozy.results.tool.bank.te.id",
+        "compozy.events.task.instance.u.completed",
+        "compozy.commands.tool.shop_w.execute.shop_refund",
+        "compozy.results.tool.shop.te.id",
+    ] {
+        charge.say(subject, "said".into()).await.unwrap();
+    }
+    let answer = tokio::time::timeout(PATIENCE, shop.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(answer.subject.as_str(), "compozy.results.tool.shop.te.id");
+    for mut heard in taken {
+        let heard = tokio::time::timeout(Duration::from_millis(50), heard.next()).await;
+        assert!(heard.is_err(), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_and_its_acknowledgement_comes_to_the_pods_own_inbox() {
+    let (server, _answers) = asked().await;
+    let mut options = server.options();
+    options.connection.credentials = Some(password(&server));
+    let bus = server.bus(options).await;
+    compozy::ports::Bus::ensure_streams(&bus).await.unwrap();
+    let charge = let_in(&server, "shop/charge").await;
+    charge
+        .answer("compozy.results.tool.shop.te.id", "{}".into())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn who_is_no_server_of_a_tool_stays_out() {
+    let (server, _answers) = asked().await;
+    let outside = [
+        "expired",
+        "stranger/deployer",
+        "shop/forged",
+        "shop/bare",
+        "shop/replaced",
+    ];
+    let mut clients = Vec::new();
+    for token in outside {
+        clients.push((token, connect(&server, token).await));
+    }
+    let_in(&server, "shop/charge").await;
+    tokio::time::sleep(A_WHILE).await;
+    for (token, client) in clients {
+        assert!(!client.connected(), "{token} is let in");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_while_no_operator_answers_and_all_come_in_when_one_does() {
+    let issuer = KeyPair::new_account();
+    let server = NatsServer::start(&settings(&issuer));
+    let mut options = server.options();
+    options.connection.credentials = Some(password(&server));
+    let bus = server.bus(options).await;
+    let charge = connect(&server, "shop/charge").await;
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!charge.connected());
+    let callout = Callout::new(
+        cluster(),
+        bus.callout(),
+        issuer,
+        "compozy",
+        Arc::new(SystemClock),
+    );
+    let answers = tokio::spawn(async move { callout.run().await });
+    let in_time = tokio::time::timeout(PATIENCE, charge.flush()).await;
+    assert!(in_time.is_ok());
+    answers.abort();
+    // Who is in stays in.
+    charge
+        .say("compozy.results.tool.shop.te.id", "said".into())
+        .await
+        .unwrap();
+    assert!(charge.connected());
+}
