@@ -13,6 +13,9 @@ pub const SUCCEEDED: &str = "Succeeded";
 /// Condition type: False while the stored object cannot be parsed; absent otherwise.
 pub const PARSED: &str = "Parsed";
 
+/// Condition type: whether a tool is served.
+pub const READY: &str = "Ready";
+
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
@@ -38,7 +41,7 @@ impl From<bool> for ConditionStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Finished`, `Succeeded`, or `Parsed`.
+    /// `Finished`, `Succeeded`, `Parsed` or `Ready`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it holds.

@@ -17,7 +17,7 @@ mod tool;
 mod transition;
 mod workflow;
 
-pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, SUCCEEDED};
+pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, READY, SUCCEEDED};
 pub use error::{ErrorCode, ErrorInfo};
 pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
@@ -27,7 +27,10 @@ pub use task_execution::{
     TaskExecutionSpec, TaskExecutionStatus, TaskPhase, WorkflowRef,
 };
 pub use time::{Duration, Time};
-pub use tool::{DEFAULT_TOOL_TIMEOUT, Tool, ToolRef, ToolSpec};
+pub use tool::{
+    DEFAULT_TOOL_TIMEOUT, HandlerAddress, HandlerCommand, Tool, ToolHandler, ToolRef, ToolSpec,
+    ToolStatus,
+};
 pub use transition::{
     MirrorPosition, TaskEvent, TaskTransition, ToolCall, TransitionData, WorkflowEvent,
     WorkflowTransition,
@@ -52,6 +55,8 @@ pub const LABEL_TASK: &str = "compozy.dev/task";
 pub const LABEL_INDEX: &str = "compozy.dev/index";
 /// Label on pods: number of the attempt, from 1.
 pub const LABEL_ATTEMPT: &str = "compozy.dev/attempt";
+/// Label on what serves a tool: the tool's name.
+pub const LABEL_TOOL: &str = "compozy.dev/tool";
 /// Prefix of labels and annotations that only the operator writes.
 pub const RESERVED_PREFIX: &str = "compozy.dev/";
 

@@ -8,6 +8,7 @@ use compozy::executor::{
     call::{self, Outcome},
     command_line::{Call, Command, CommandLine, Serve, ToolCommand},
     handler::{Exec, Handler, Http, Stdio},
+    install, ready,
     serve::{self, Ended},
 };
 use compozy::{logs, ports::NatsCalls, protocol::tool::ToolSubjects};
@@ -23,17 +24,21 @@ const WRONG_USE: u8 = 2;
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    let Command::Tool(command) = &line.command;
-    let filter = match command {
-        ToolCommand::Serve(_) => "info,async_nats=warn",
-        ToolCommand::Call(_) => "warn",
+    let serves = |command: &ToolCommand| matches!(command, ToolCommand::Serve(_));
+    let filter = match &line.command {
+        Command::Tool(command) if serves(command) => "info,async_nats=warn",
+        Command::Tool(_) | Command::Install(_) => "warn",
     };
     let filter = line.log_filter.as_deref().unwrap_or(filter);
     if let Err(error) = logs::start(line.log_format, filter) {
         eprintln!("error: {error}");
         return ExitCode::from(WRONG_USE);
     }
-    match run(command) {
+    let done = match &line.command {
+        Command::Tool(command) => run(command),
+        Command::Install(command) => install::install(&command.to).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             error!(%error, "the executor ends");
@@ -72,12 +77,22 @@ async fn serve_tool(serve: &Serve) -> Result<ExitCode, Error> {
             _ = interrupt.recv() => info!("SIGINT: ending"),
         }
     };
-    Ok(
-        match serve::serve(serve.service(), calls, handler, end).await? {
-            Ended::Finished => ExitCode::SUCCESS,
-            Ended::CutOff => ExitCode::FAILURE,
-        },
-    )
+    let shown = calls.clone();
+    let ready = async {
+        match serve.ready_address {
+            Some(address) => ready::show(address, &shown).await,
+            None => std::future::pending().await,
+        }
+    };
+    let served = tokio::select! {
+        biased;
+        served = serve::serve(serve.service(), calls, handler, end) => served?,
+        () = ready => return Err("nothing shows any more whether calls are taken".into()),
+    };
+    Ok(match served {
+        Ended::Finished => ExitCode::SUCCESS,
+        Ended::CutOff => ExitCode::FAILURE,
+    })
 }
 
 async fn call_tool(call: &Call) -> Result<ExitCode, Error> {

@@ -18,4 +18,5 @@ pub mod resolve;
 pub mod rights;
 pub mod run;
 pub mod spec_hash;
+pub mod tool_server;
 pub mod workflow;

@@ -1,6 +1,8 @@
 //! The command line of the executor. Nearly every flag is an environment variable too.
 
 use std::io::Read;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use serde_json::Value;
@@ -62,7 +64,16 @@ pub struct CommandLine {
 pub enum Command {
     /// Tools: what tasks call over NATS.
     #[command(subcommand)]
-    Tool(ToolCommand),
+    Tool(Box<ToolCommand>),
+    /// Copies this program to a file, such as in a volume that another container mounts.
+    Install(Install),
+}
+
+/// Where to install.
+#[derive(Args, Debug)]
+pub struct Install {
+    /// The file to write; its directory must be there.
+    pub to: PathBuf,
 }
 
 /// What can be done with tools.
@@ -140,6 +151,9 @@ pub struct Serve {
     /// How long calls under way may go on after SIGTERM. A pod's terminationGracePeriodSeconds has to be longer.
     #[arg(long, env = "COMPOZY_TOOL_GRACE", default_value = "25s")]
     pub grace: Duration,
+    /// Accept connections here as long as NATS is connected, for a probe, such as 0.0.0.0:6960.
+    #[arg(long, env = "COMPOZY_READY_ADDRESS")]
+    pub ready_address: Option<SocketAddr>,
     /// The program to run and its arguments, after `--`. No shell reads them.
     #[arg(last = true, id = "handler_command", value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -250,8 +264,10 @@ mod tests {
 
     fn parse(words: &str) -> Result<ToolCommand, clap::Error> {
         let words = format!("executor tool {words}");
-        let Command::Tool(command) = CommandLine::try_parse_from(words.split_whitespace())?.command;
-        Ok(command)
+        match CommandLine::try_parse_from(words.split_whitespace())?.command {
+            Command::Tool(command) => Ok(*command),
+            Command::Install(_) => unreachable!(),
+        }
     }
 
     fn served(words: &str) -> Serve {

@@ -5,6 +5,8 @@
 pub mod call;
 pub mod command_line;
 pub mod handler;
+pub mod install;
+pub mod ready;
 pub mod serve;
 
 mod answers;

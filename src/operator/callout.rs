@@ -19,11 +19,9 @@ use tracing::{info, warn};
 
 use crate::api::{Time, Tool};
 use crate::engine::rights::{Role, rights};
+use crate::engine::tool_server::TOKEN_AUDIENCE as AUDIENCE;
 use crate::ports::{Clock, NatsCallout};
 use crate::protocol::callout::Question;
-
-/// For whom tokens must be made.
-pub const AUDIENCE: &str = "compozy-nats";
 
 /// Questions that are worked on at once; further ones wait in the client, and the server gives up by itself.
 const AT_ONCE: usize = 32;

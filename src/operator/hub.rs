@@ -10,6 +10,7 @@ use super::{
     outbox::Outbox,
     publishing,
     queue::Queue,
+    tool_servers::KnownTools,
     unparsable::Unparsable,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub struct Hub {
     pub mirrored: Queue<Mirrored>,
     /// Objects that were let go, to ask whether the stream still has their events.
     pub owed: Queue<Mirrored>,
+    /// Tools, and what serves them.
+    pub tools: KnownTools,
     /// Objects to show as unparsable.
     pub unparsable: Queue<Unparsable>,
     /// How far the events are.

@@ -27,6 +27,7 @@ pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod tool_servers;
 pub mod unparsable;
 pub mod warnings;
 pub mod watch;

@@ -139,6 +139,12 @@ pub struct Settings {
     /// A YAML file with `podTemplate`, the overlay under every workflow's own.
     #[arg(long, env = "COMPOZY_CONFIG")]
     pub config: Option<PathBuf>,
+    /// The image with the executor, for pods that serve tools; without it the operator serves none.
+    #[arg(long, env = "COMPOZY_EXECUTOR_IMAGE")]
+    pub executor_image: Option<String>,
+    /// When that image is pulled: Always, IfNotPresent or Never.
+    #[arg(long, env = "COMPOZY_EXECUTOR_IMAGE_PULL_POLICY")]
+    pub executor_image_pull_policy: Option<String>,
     /// How many items a `forEach` may have.
     #[arg(long, env = "COMPOZY_MAX_ITEMS", default_value_t = DEFAULT_MAX_ITEMS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_items: u32,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::Client;
 use serde::Deserialize;
 use tokio::{sync::watch, task::JoinSet};
@@ -34,14 +34,18 @@ use super::{
     retelling::Retelling,
     settings::Settings,
     survey::Survey,
+    tool_servers::ToolServers,
     unparsable,
     warnings::Warnings,
     watch::{Scope, Watched, watch},
     workflows::Workflows,
 };
 use crate::{
-    api::{PodTemplate, TaskExecution, Time, Ttl, Workflow},
-    engine::{admission::AllowList, definition::Installation, pod::PodSettings},
+    api::{PodTemplate, TaskExecution, Time, Tool, Ttl, Workflow},
+    engine::{
+        admission::AllowList, definition::Installation, pod::PodSettings,
+        tool_server::ServerSettings,
+    },
     events::Subjects,
     ports::{Bus, Calls, Clock},
 };
@@ -52,6 +56,9 @@ const REFRESH: Duration = Duration::from_secs(30);
 const PUBLISH_AT_ONCE: usize = 256;
 /// Objects that were let go and are asked about or told again at once.
 const RETELL_AT_ONCE: usize = 16;
+
+/// Tools whose servers are looked after at once.
+const SERVE_AT_ONCE: usize = 4;
 
 /// Objects that cannot be parsed shown at once.
 const SHOW_AT_ONCE: usize = 4;
@@ -137,6 +144,7 @@ impl System {
             shown.show_queue("taskexecution", hub.executions.depth());
             shown.show_queue("mirror", hub.mirrored.depth());
             shown.show_queue("retelling", hub.owed.depth());
+            shown.show_queue("tool", hub.tools.queue.depth());
             if let Some(mirror) = hub.outbox.mirror() {
                 mirror.show_age(clock.now());
             }
@@ -219,8 +227,34 @@ impl System {
             synced.push(self.start_watch::<Workflow>(tasks, &scope));
             synced.push(self.start_watch::<TaskExecution>(tasks, &scope));
             synced.push(self.start_watch::<Pod>(tasks, &scope));
+            if self.server_settings().is_some() {
+                synced.push(self.start_watch::<Tool>(tasks, &scope));
+                synced.push(self.start_watch::<Deployment>(tasks, &scope));
+            }
         }
         synced
+    }
+
+    /// How tools are served, if they are.
+    fn server_settings(&self) -> Option<ServerSettings> {
+        let settings = &self.settings;
+        let executor_image = settings.executor_image.clone()?;
+        Some(ServerSettings {
+            executor_image,
+            executor_image_pull_policy: settings.executor_image_pull_policy.clone(),
+            nats_url: settings.nats_url.clone(),
+            nats_prefix: settings.nats_prefix.clone(),
+            vouched_for: settings.nats_issuer_key_file.is_some(),
+            allow: self.installation.allow.clone(),
+            pod_template: self.installation.pod_template.clone(),
+            pods: self.pod_settings(),
+        })
+    }
+
+    fn pod_settings(&self) -> PodSettings {
+        PodSettings {
+            restricted: self.settings.restricted_pods,
+        }
     }
 
     fn calls_under_way(&self, fence: Fence) -> Option<CallsUnderWay> {
@@ -277,9 +311,7 @@ impl System {
             metrics: metrics.clone(),
             warnings,
             calls,
-            pods: PodSettings {
-                restricted: settings.restricted_pods,
-            },
+            pods: self.pod_settings(),
             deletion_grace: settings.events_deletion_grace,
         });
         tasks.spawn(drive(
@@ -333,7 +365,7 @@ impl System {
         ));
         let retelling = Arc::new(Retelling {
             hub: hub.clone(),
-            cluster,
+            cluster: cluster.clone(),
         });
         tasks.spawn(drive(
             "retelling",
@@ -347,6 +379,31 @@ impl System {
             },
         ));
         tasks.spawn(look_after_stream(hub.clone()));
+        self.start_tool_servers(tasks, cluster);
+    }
+
+    fn start_tool_servers(&self, tasks: &mut JoinSet<()>, cluster: Cluster) {
+        let Some(settings) = self.server_settings() else {
+            return;
+        };
+        let (hub, clock) = (self.hub.clone(), self.clock.clone());
+        let servers = Arc::new(ToolServers {
+            hub: hub.clone(),
+            cluster,
+            clock,
+            settings,
+        });
+        tasks.spawn(drive(
+            "tool",
+            hub,
+            |hub| &hub.tools.queue,
+            SERVE_AT_ONCE,
+            self.metrics.clone(),
+            move |key| {
+                let servers = servers.clone();
+                async move { servers.reconcile(&key).await }
+            },
+        ));
     }
 }
 

@@ -193,6 +193,9 @@ async fn a_pod_of_a_tools_server_serves_that_tool_and_no_other() {
         ("compozy.commands.tool.*.execute.shop_charge", "spies"),
         ("compozy.>", "charge"),
         ("$SYS.REQ.USER.AUTH", "compozy-operator"),
+        ("_INBOX_uid-of-refund.>", "charge"),
+        ("_INBOX_operator.>", "charge"),
+        (">", "charge"),
     ];
     let mut taken = Vec::new();
     for (subject, group) in refused {

@@ -454,3 +454,42 @@ async fn the_examples_count_words() {
         until_served(&server, false).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_executor_serves_and_its_port_says_whether_calls_are_taken() {
+    let mut server = ready().await;
+    let copy = path(&server, "executor");
+    let installed = Command::new(env!("CARGO_BIN_EXE_executor"))
+        .arg("install")
+        .arg(&copy)
+        .status();
+    assert!(installed.unwrap().success());
+    let address = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let mut served = Command::new(&copy);
+    served
+        .args(["tool", "serve", "charge", "--namespace", "shop", "--nats"])
+        .arg(server.address())
+        .args(["--exec", "--", "cat"])
+        .env("COMPOZY_READY_ADDRESS", address.to_string())
+        .stderr(Stdio::null());
+    let _served = Served(served.spawn().unwrap());
+    until_open(address, true).await;
+    let called = call(&server, &["--input", "{\"a\": 1}"]);
+    assert_eq!(printed(&called), json!({"a": 1}));
+    server.crash();
+    until_open(address, false).await;
+    server.run();
+    until_open(address, true).await;
+}
+
+/// Waits until a connection is accepted there, or none.
+async fn until_open(address: std::net::SocketAddr, open: bool) {
+    let end = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(address).is_ok() != open {
+        assert!(Instant::now() < end, "open: {}", !open);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{Check, Lift};
-use crate::engine::pod::{DIRECTORY, ENV_PREFIX, INPUTS_VOLUME};
+use crate::engine::pod::{DIRECTORY, ENV_PREFIX, VOLUME_PREFIX};
 
 /// Capabilities that the usual container runtimes give anyway.
 const USUAL_CAPABILITIES: [&str; 13] = [
@@ -85,10 +85,10 @@ fn reserved_variable(check: &mut Check, path: String, name: &str) {
 fn mounts(check: &mut Check, container: &Container, path: &str) {
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = format!("{path}.volumeMounts[{index}]");
-        if mount.name == INPUTS_VOLUME {
+        if mount.name.starts_with(VOLUME_PREFIX) {
             check.refuse(
                 format!("{path}.name"),
-                format!("{INPUTS_VOLUME:?} is the operator's volume; choose another name"),
+                format!("volumes whose names begin with {VOLUME_PREFIX} are the operator's; choose another name"),
             );
         }
         if collides(&mount.mount_path) {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{PodSecurityContext, Volume, VolumeProjection};
 use super::{Check, Lift, lifted_by};
 use crate::{
     api::{PodMetadata, PodOverlay, PodTemplate, RESERVED_PREFIX},
-    engine::pod::INPUTS_VOLUME,
+    engine::pod::VOLUME_PREFIX,
 };
 
 /// Sysctls that are namespaced and safe: they change nothing for other pods.
@@ -84,10 +84,10 @@ fn service_account(check: &mut Check, account: &str, path: &str) {
 }
 
 fn volume(check: &mut Check, volume: &Volume, has_account: bool, path: &str) {
-    if volume.name == INPUTS_VOLUME {
+    if volume.name.starts_with(VOLUME_PREFIX) {
         check.refuse(
             format!("{path}.name"),
-            format!("{INPUTS_VOLUME:?} is the operator's volume; choose another name"),
+            format!("volumes whose names begin with {VOLUME_PREFIX} are the operator's; choose another name"),
         );
     }
     if volume.host_path.is_some() {

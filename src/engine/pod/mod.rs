@@ -3,7 +3,7 @@
 //! The user's image runs unchanged: no container of ours is beside it, nothing of ours is in it.
 //! Inputs come as a file, outputs leave as the container's termination message.
 
-mod security;
+pub(super) mod security;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,9 @@ pub const OUTPUTS_FILE: &str = "/compozy/outputs.json";
 /// The file that a task finds its inputs in.
 pub const INPUTS_FILE: &str = "/compozy/inputs/inputs.json";
 /// The volume with the inputs.
-pub const INPUTS_VOLUME: &str = "compozy-inputs";
+const INPUTS_VOLUME: &str = "compozy-inputs";
+/// What the names of our volumes begin with.
+pub const VOLUME_PREFIX: &str = "compozy-";
 /// Prefix of the environment variables that the operator sets.
 pub const ENV_PREFIX: &str = "COMPOZY_";
 
@@ -104,23 +106,33 @@ fn spec(
     inputs: &Inputs,
     settings: &PodSettings,
 ) -> PodSpec {
-    let mut volumes = overlay.volumes;
-    volumes.extend(inputs.volume(te));
     let mut main = container(te, attempt, inputs);
     main.security_context = Some(security::container(main.security_context, settings));
     PodSpec {
         containers: vec![main],
         restart_policy: Some("Never".to_owned()),
+        active_deadline_seconds: active_deadline(te),
+        ..overlaid(overlay, inputs.volume(te), settings)
+    }
+}
+
+/// The spec of a pod less its containers: what users may say of it, and volumes of ours.
+pub(super) fn overlaid(
+    overlay: PodOverlay,
+    volumes: impl IntoIterator<Item = Volume>,
+    settings: &PodSettings,
+) -> PodSpec {
+    let ours = volumes.into_iter();
+    PodSpec {
         enable_service_links: Some(false),
         automount_service_account_token: Some(overlay.service_account_name.is_some()),
         service_account_name: overlay.service_account_name,
-        active_deadline_seconds: active_deadline(te),
         security_context: Some(security::pod(overlay.security_context, settings)),
         node_selector: (!overlay.node_selector.is_empty()).then_some(overlay.node_selector),
         tolerations: some(overlay.tolerations),
         affinity: overlay.affinity,
         image_pull_secrets: some(overlay.image_pull_secrets),
-        volumes: some(volumes),
+        volumes: some(overlay.volumes.into_iter().chain(ours).collect()),
         topology_spread_constraints: some(overlay.topology_spread_constraints),
         priority_class_name: overlay.priority_class_name,
         runtime_class_name: overlay.runtime_class_name,

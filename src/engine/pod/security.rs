@@ -14,7 +14,10 @@ const NONROOT: i64 = 65532;
 const HARMLESS_CAPABILITY: &str = "NET_BIND_SERVICE";
 
 /// The pod's security context.
-pub(super) fn pod(given: Option<PodSecurityContext>, settings: &PodSettings) -> PodSecurityContext {
+pub(in crate::engine) fn pod(
+    given: Option<PodSecurityContext>,
+    settings: &PodSettings,
+) -> PodSecurityContext {
     let mut context = given.unwrap_or_default();
     if settings.restricted {
         context.seccomp_profile = context.seccomp_profile.filter(is_confined);
@@ -33,8 +36,11 @@ pub(super) fn pod(given: Option<PodSecurityContext>, settings: &PodSettings) -> 
     context
 }
 
-/// The security context of the task's container.
-pub(super) fn container(given: Option<SecurityContext>, settings: &PodSettings) -> SecurityContext {
+/// The security context of a user's container.
+pub(in crate::engine) fn container(
+    given: Option<SecurityContext>,
+    settings: &PodSettings,
+) -> SecurityContext {
     let mut context = given.unwrap_or_default();
     if settings.restricted {
         restrict(&mut context);

@@ -8,6 +8,7 @@ mod pace;
 mod run;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use std::{future::Future, sync::Arc};
 
@@ -30,7 +31,7 @@ use super::{
     watch::Watched,
 };
 use crate::api::{
-    FINALIZER_EVENTS, FINALIZER_OUTCOME, Stop, TaskExecution, TaskExecutionStatus, Tool, Workflow,
+    FINALIZER_EVENTS, FINALIZER_OUTCOME, Stop, TaskExecution, TaskExecutionStatus, Workflow,
     WorkflowStatus,
 };
 
@@ -143,15 +144,6 @@ impl Cluster {
     async fn fetch<K: Watched>(&self, key: &Key) -> Result<Option<K>, CallError> {
         let api = self.api::<K>(key);
         found(self.call("get", K::PLURAL, &key.1, api.get(&key.1)).await)
-    }
-
-    /// What the API server has of a tool now.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn fetch_tool(&self, key: &Key) -> Result<Option<Tool>, CallError> {
-        let api = Api::<Tool>::namespaced(self.client.clone(), &key.0);
-        found(self.call("get", "tools", &key.1, api.get(&key.1)).await)
     }
 
     /// Writes a workflow's status, guarded by the resourceVersion of `workflow`.

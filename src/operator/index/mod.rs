@@ -3,6 +3,7 @@
 //!
 //! Plain data behind one lock; every method is short. Older versions never replace newer ones.
 
+mod known;
 mod slim;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
+pub use self::known::Known;
 use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
 use crate::api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow};
 

@@ -1,0 +1,363 @@
+//! The Deployment that serves a tool.
+//!
+//! With `exec` and `stdio` the executor runs in the user's container and starts the program; an init container has brought it
+//! there, for the image need not have it. With `http` it is a container of its own beside the user's web server.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
+            PodTemplateSpec, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection,
+            TCPSocketAction, Volume, VolumeMount, VolumeProjection,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use kube::Resource;
+use sha2::{Digest, Sha256};
+
+use super::ServerSettings;
+use crate::{
+    api::{HandlerAddress, HandlerCommand, LABEL_TOOL, Tool, ToolHandler},
+    engine::{
+        names,
+        pod::{self, ENV_PREFIX, VOLUME_PREFIX, merge_templates, security},
+        rights,
+    },
+};
+
+/// The fingerprint of what was asked for: only a change of it is written again.
+pub(super) const ANNOTATION_HASH: &str = "compozy.dev/spec-hash";
+
+/// For whom the token is with which a pod shows NATS what it is.
+pub const TOKEN_AUDIENCE: &str = "compozy-nats";
+/// The least that a token may live is ten minutes; the kubelet renews it in time.
+const TOKEN_SECONDS: i64 = 3600;
+
+const EXECUTOR_DIRECTORY: &str = "/compozy/bin";
+const EXECUTOR: &str = "/compozy/bin/executor";
+const TOKEN_DIRECTORY: &str = "/compozy/nats";
+const TOKEN_FILE: &str = "/compozy/nats/token";
+
+/// Open as long as the executor takes calls.
+const READY_PORT: i32 = 6960;
+
+/// Kubernetes' own default.
+const GRACE_SECONDS: i64 = 30;
+/// What the executor leaves of it to tell the callers of what was cut off.
+const FAREWELL_SECONDS: i64 = 5;
+
+/// The container with the user's program.
+const TOOL_CONTAINER: &str = "tool";
+const EXECUTOR_CONTAINER: &str = "executor";
+
+/// The Deployment of `tool`, all in it decided.
+pub(super) fn deployment(
+    tool: &Tool,
+    handler: &ToolHandler,
+    settings: &ServerSettings,
+) -> Deployment {
+    let name = tool.metadata.name.clone().unwrap_or_default();
+    let labels = BTreeMap::from([(LABEL_TOOL.to_owned(), name.clone())]);
+    let spec = DeploymentSpec {
+        replicas: handler.replicas.map(i32::from),
+        selector: LabelSelector {
+            match_labels: Some(labels.clone()),
+            ..LabelSelector::default()
+        },
+        // A new pod takes calls before an old one ends: there is always one.
+        strategy: Some(DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(1)),
+                max_unavailable: Some(IntOrString::Int(0)),
+            }),
+        }),
+        template: template(tool, handler, settings),
+        ..DeploymentSpec::default()
+    };
+    let annotations = BTreeMap::from([(ANNOTATION_HASH.to_owned(), hash(&spec))]);
+    Deployment {
+        metadata: ObjectMeta {
+            name: Some(names::tool_server(&name)),
+            namespace: tool.metadata.namespace.clone(),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            owner_references: Some(vec![owner(tool)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    }
+}
+
+fn hash(spec: &DeploymentSpec) -> String {
+    // What was made of types of Kubernetes can be written as JSON.
+    let json = serde_json::to_vec(spec).unwrap_or_default();
+    let digest = Sha256::digest(json);
+    digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn owner(tool: &Tool) -> OwnerReference {
+    OwnerReference {
+        api_version: Tool::api_version(&()).into_owned(),
+        kind: Tool::kind(&()).into_owned(),
+        name: tool.metadata.name.clone().unwrap_or_default(),
+        uid: tool.metadata.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> PodTemplateSpec {
+    let given = merge_templates(
+        Some(&settings.pod_template),
+        None,
+        handler.pod_template.as_ref(),
+    );
+    let metadata = given.metadata.unwrap_or_default();
+    let overlay = given.spec.unwrap_or_default();
+    let name = tool.metadata.name.clone().unwrap_or_default();
+    let mut labels = metadata.labels;
+    labels.insert(LABEL_TOOL.to_owned(), name);
+    let grace = overlay
+        .termination_grace_period_seconds
+        .unwrap_or(GRACE_SECONDS);
+    let serving = Serving {
+        tool,
+        handler,
+        settings,
+        grace: (grace - FAREWELL_SECONDS).max(1),
+    };
+    let annotations = metadata.annotations;
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            init_containers: serving.init_containers(),
+            containers: serving.containers(),
+            ..pod::overlaid(overlay, serving.volumes(), &settings.pods)
+        }),
+    }
+}
+
+struct Serving<'a> {
+    tool: &'a Tool,
+    handler: &'a ToolHandler,
+    settings: &'a ServerSettings,
+    /// How long calls under way may go on after SIGTERM, in seconds.
+    grace: i64,
+}
+
+/// What the executor lets answer.
+enum Program<'a> {
+    /// A command that it starts, with the flag that says how.
+    Command(&'static str, &'a HandlerCommand),
+    /// A web server beside it.
+    Http(&'a HandlerAddress),
+}
+
+impl Serving<'_> {
+    /// The schema lets exactly one of them be given.
+    fn program(&self) -> Option<Program<'_>> {
+        let exec = self.handler.exec.as_ref();
+        let stdio = self.handler.stdio.as_ref();
+        exec.map(|exec| Program::Command("--exec", exec))
+            .or_else(|| stdio.map(|stdio| Program::Command("--stdio", stdio)))
+            .or_else(|| self.handler.http.as_ref().map(Program::Http))
+    }
+
+    fn brings_executor(&self) -> bool {
+        matches!(self.program(), Some(Program::Command(..)))
+    }
+
+    fn init_containers(&self) -> Option<Vec<Container>> {
+        self.brings_executor().then(|| {
+            let command = ["/executor", "install", EXECUTOR];
+            vec![Container {
+                volume_mounts: Some(vec![mount("executor", EXECUTOR_DIRECTORY, false)]),
+                ..self.executor(command.map(str::to_owned).to_vec())
+            }]
+        })
+    }
+
+    fn containers(&self) -> Vec<Container> {
+        let given = self.handler.container.clone();
+        let user = Container {
+            name: TOOL_CONTAINER.to_owned(),
+            security_context: Some(security::container(
+                given.security_context.clone(),
+                &self.settings.pods,
+            )),
+            ..given
+        };
+        match self.program() {
+            None => vec![user],
+            Some(Program::Command(flag, program)) => {
+                let mut command = self.serve(EXECUTOR);
+                command.extend([flag.to_owned(), "--".to_owned()]);
+                command.extend(program.command.iter().cloned());
+                let mut mounts = user.volume_mounts.clone().unwrap_or_default();
+                mounts.push(mount("executor", EXECUTOR_DIRECTORY, true));
+                vec![Container {
+                    command: Some(command),
+                    volume_mounts: Some(mounts),
+                    ..self.serving(user)
+                }]
+            }
+            Some(Program::Http(address)) => {
+                let path = address.path.as_deref().unwrap_or("/");
+                let url = format!("http://localhost:{}{path}", address.port);
+                let mut command = self.serve("/executor");
+                command.extend(["--http".to_owned(), url]);
+                vec![user, self.serving(self.executor(command))]
+            }
+        }
+    }
+
+    fn serve(&self, executor: &str) -> Vec<String> {
+        let name = self.tool.metadata.name.as_deref().unwrap_or_default();
+        [executor, "tool", "serve", name]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// A container of the executor's own image.
+    fn executor(&self, command: Vec<String>) -> Container {
+        let restricted = pod::PodSettings { restricted: true };
+        Container {
+            name: EXECUTOR_CONTAINER.to_owned(),
+            image: Some(self.settings.executor_image.clone()),
+            image_pull_policy: self.settings.executor_image_pull_policy.clone(),
+            command: Some(command),
+            security_context: Some(security::container(None, &restricted)),
+            ..Container::default()
+        }
+    }
+
+    /// What a container needs in which the executor takes calls.
+    fn serving(&self, container: Container) -> Container {
+        let mut mounts = container.volume_mounts.unwrap_or_default();
+        if self.settings.vouched_for {
+            mounts.push(mount("nats", TOKEN_DIRECTORY, true));
+        }
+        Container {
+            env: Some(self.environment(container.env.unwrap_or_default())),
+            volume_mounts: (!mounts.is_empty()).then_some(mounts),
+            readiness_probe: Some(container.readiness_probe.unwrap_or_else(ready)),
+            ..container
+        }
+    }
+
+    /// Ours, then the user's, none of which has a name of ours.
+    fn environment(&self, given: Vec<EnvVar>) -> Vec<EnvVar> {
+        let settings = self.settings;
+        let namespace = self.tool.metadata.namespace.clone().unwrap_or_default();
+        let mut ours = vec![
+            variable("COMPOZY_NAMESPACE", namespace),
+            variable("COMPOZY_NATS_URL", settings.nats_url.clone()),
+            variable("COMPOZY_NATS_PREFIX", settings.nats_prefix.clone()),
+            EnvVar {
+                name: "COMPOZY_POD_UID".to_owned(),
+                value: None,
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "metadata.uid".to_owned(),
+                        ..ObjectFieldSelector::default()
+                    }),
+                    ..EnvVarSource::default()
+                }),
+            },
+            variable(
+                "COMPOZY_NATS_INBOX_PREFIX",
+                rights::inbox_prefix("$(COMPOZY_POD_UID)"),
+            ),
+            variable("COMPOZY_TOOL_GRACE", format!("{}s", self.grace)),
+            variable("COMPOZY_READY_ADDRESS", format!("0.0.0.0:{READY_PORT}")),
+        ];
+        if settings.vouched_for {
+            ours.push(variable("COMPOZY_NATS_TOKEN_FILE", TOKEN_FILE.to_owned()));
+        }
+        if let Some(concurrency) = self.handler.concurrency {
+            ours.push(variable(
+                "COMPOZY_TOOL_CONCURRENCY",
+                concurrency.to_string(),
+            ));
+        }
+        let given = given.into_iter();
+        ours.extend(given.filter(|variable| !variable.name.starts_with(ENV_PREFIX)));
+        ours
+    }
+
+    fn volumes(&self) -> Vec<Volume> {
+        let executor = self.brings_executor().then(|| Volume {
+            name: volume_name("executor"),
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: Some(Quantity("64Mi".to_owned())),
+                ..EmptyDirVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+        let token = self.settings.vouched_for.then(|| Volume {
+            name: volume_name("nats"),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(vec![VolumeProjection {
+                    service_account_token: Some(ServiceAccountTokenProjection {
+                        audience: Some(TOKEN_AUDIENCE.to_owned()),
+                        expiration_seconds: Some(TOKEN_SECONDS),
+                        path: "token".to_owned(),
+                    }),
+                    ..VolumeProjection::default()
+                }]),
+                ..ProjectedVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+        executor.into_iter().chain(token).collect()
+    }
+}
+
+fn ready() -> Probe {
+    Probe {
+        tcp_socket: Some(TCPSocketAction {
+            port: IntOrString::Int(READY_PORT),
+            ..TCPSocketAction::default()
+        }),
+        period_seconds: Some(2),
+        ..Probe::default()
+    }
+}
+
+fn volume_name(what: &str) -> String {
+    format!("{VOLUME_PREFIX}{what}")
+}
+
+fn mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: volume_name(volume),
+        mount_path: path.to_owned(),
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    }
+}
+
+fn variable(name: &str, value: String) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    }
+}
