@@ -32,6 +32,8 @@ pub const DEFAULT_TOOL_TIMEOUT: Duration = Duration::from_secs(60);
 #[x_kube(
     validation = Rule::new("(has(self.external) && self.external) != has(self.handler)")
         .message("a tool needs exactly one of: external: true (whoever subscribes to its subject serves it, such as `executor tool serve`), handler (the operator runs what serves it)"),
+    validation = Rule::new("has(self.handler) == has(oldSelf.handler)")
+        .message("a tool stays external, or with a handler: delete it and create it again"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
@@ -66,6 +68,8 @@ impl ToolSpec {
         .message("a handler needs exactly one of: exec (a program for each call), stdio (one process for all calls), http (a web server)"),
     validation = Rule::new("has(self.http) || !(has(self.container.command) || has(self.container.args))")
         .message("with exec and stdio the executor starts the program: leave out container.command and container.args, and put the program into exec.command or stdio.command"),
+    validation = Rule::new("has(self.http) || !has(self.container.readinessProbe)")
+        .message("with exec and stdio a pod is ready when the executor takes calls: leave out container.readinessProbe"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ToolHandler {

@@ -79,8 +79,8 @@ async fn serve_tool(serve: &Serve) -> Result<ExitCode, Error> {
     };
     let shown = calls.clone();
     let ready = async {
-        match serve.ready_address {
-            Some(address) => ready::show(address, &shown).await,
+        match serve.ready_port {
+            Some(port) => ready::show(port, &shown).await,
             None => std::future::pending().await,
         }
     };

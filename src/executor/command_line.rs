@@ -1,7 +1,6 @@
 //! The command line of the executor. Nearly every flag is an environment variable too.
 
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -151,9 +150,9 @@ pub struct Serve {
     /// How long calls under way may go on after SIGTERM. A pod's terminationGracePeriodSeconds has to be longer.
     #[arg(long, env = "COMPOZY_TOOL_GRACE", default_value = "25s")]
     pub grace: Duration,
-    /// Accept connections here as long as NATS is connected, for a probe, such as 0.0.0.0:6960.
-    #[arg(long, env = "COMPOZY_READY_ADDRESS")]
-    pub ready_address: Option<SocketAddr>,
+    /// A port to accept connections at as long as NATS is connected, for a probe.
+    #[arg(long, env = "COMPOZY_READY_PORT")]
+    pub ready_port: Option<u16>,
     /// The program to run and its arguments, after `--`. No shell reads them.
     #[arg(last = true, id = "handler_command", value_name = "COMMAND")]
     pub command: Vec<String>,

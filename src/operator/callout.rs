@@ -142,8 +142,8 @@ impl Callout {
     async fn tool_of(&self, namespace: &str, pod: &Pod) -> Result<String, String> {
         let set: ReplicaSet = self.owner(namespace, pod).await?;
         let deployment: Deployment = self.owner(namespace, &set).await?;
-        let tool = controller::<_, Tool>(&deployment)?;
-        Ok(tool.name.clone())
+        let tool: Tool = self.owner(namespace, &deployment).await?;
+        Ok(tool.metadata.name.unwrap_or_default())
     }
 
     async fn owner<K, O>(&self, namespace: &str, owned: &K) -> Result<O, String>

@@ -169,6 +169,20 @@ impl Settings {
         })
     }
 
+    /// Where NATS is, for others: without a name and a password that stand in it.
+    pub fn nats_address(&self) -> Option<String> {
+        let servers = self.nats_url.split(',').map(|server| {
+            let server = server.trim();
+            match (server.split_once("://"), server.rsplit_once('@')) {
+                (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+                (None, Some((_, host))) => host.to_owned(),
+                (_, None) => server.to_owned(),
+            }
+        });
+        let servers: Vec<String> = servers.filter(|server| !server.is_empty()).collect();
+        (!servers.is_empty()).then(|| servers.join(","))
+    }
+
     /// The service accounts that workflows may name.
     pub fn service_accounts(&self) -> BTreeSet<String> {
         names(&self.allow_service_accounts)
@@ -248,6 +262,20 @@ mod tests {
         ] {
             assert!(parse(refused).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn others_are_told_where_nats_is_and_no_password() {
+        let address = |url: &str| {
+            let words = ["operator".to_owned(), format!("--nats-url={url}")];
+            CommandLine::parse_from(words).settings.nats_address()
+        };
+        assert_eq!(address(""), None);
+        assert_eq!(address("nats://n:4222").unwrap(), "nats://n:4222");
+        assert_eq!(
+            address("tls://u:p@a:4222, u:p@b").unwrap(),
+            "tls://a:4222,b"
+        );
     }
 
     #[test]

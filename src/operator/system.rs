@@ -242,7 +242,7 @@ impl System {
         Some(ServerSettings {
             executor_image,
             executor_image_pull_policy: settings.executor_image_pull_policy.clone(),
-            nats_url: settings.nats_url.clone(),
+            nats_url: settings.nats_address()?,
             nats_prefix: settings.nats_prefix.clone(),
             vouched_for: settings.nats_issuer_key_file.is_some(),
             allow: self.installation.allow.clone(),

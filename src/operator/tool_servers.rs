@@ -38,6 +38,13 @@ pub struct KnownTools {
     pub queue: Queue<Key>,
 }
 
+impl KnownTools {
+    /// A tool, if tools are watched.
+    pub fn tool(&self, key: &Key) -> Option<Arc<Tool>> {
+        self.tools.get(key)
+    }
+}
+
 impl Watched for Tool {
     const KIND: &'static str = "Tool";
     const PLURAL: &'static str = "tools";
@@ -104,7 +111,7 @@ impl ToolServers {
     /// # Errors
     /// A call that failed; trying again is safe.
     pub async fn reconcile(&self, key: &Key) -> Result<Option<Instant>, CallError> {
-        let Some(tool) = self.hub.tools.tools.get(key) else {
+        let Some(tool) = self.hub.tools.tool(key) else {
             return Ok(None);
         };
         let server = sibling(key, &names::tool_server(&key.1));

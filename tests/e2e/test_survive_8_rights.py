@@ -8,12 +8,16 @@ import pytest
 
 from harness import audit, cluster, installation
 from harness.cluster import task_of
-from harness.manifests import HANG, call, retry, task, tool, workflow
+from harness.manifests import HANG, call, handled, retry, task, tool, workflow
 
-# No request shows that it is needed: whoever makes an object the blocking owner of another must be allowed this.
+# No request shows that they are needed.
 UNSEEN = {
+    # Whoever makes an object the blocking owner of another must be allowed this.
     ("compozy.dev", "workflows/finalizers", "update"),
     ("compozy.dev", "taskexecutions/finalizers", "update"),
+    ("compozy.dev", "tools/finalizers", "update"),
+    # It is applied, which is a patch, also where there is none yet.
+    ("apps", "deployments", "create"),
 }
 
 # For what cannot be brought about at will: an object that the watch does not show, one that does not parse, an Event
@@ -45,7 +49,7 @@ def granted():
 def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, host_operator, requests):
     # The lease is made anew; the operator is watching, then goes through all that a run may need.
     cluster.kubectl("-n", installation.SPACE, "delete", "lease", installation.LEASE, "--ignore-not-found")
-    host_operator.start().leads()
+    host_operator.start(**host_operator.vouching()).leads()
     pods = namespace.watch("pods")
     big = {"blob": "x" * 200_000}
     namespace.create(workflow("large", task("read", **{"with": {"data": "${{ inputs.blob }}"}}), inputs=big))
@@ -57,6 +61,11 @@ def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, hos
     # Nobody serves it.
     namespace.create(tool("absent"))
     namespace.create(workflow("calls", call("ask", "absent")))
+    # The operator runs what serves it, and lets that into NATS.
+    namespace.create(handled("empty", exec={"command": ["true"]}))
+    namespace.wait("--for=condition=Ready", "tool/empty")
+    namespace.create(workflow("served", call("ask", "empty")))
+    namespace.succeeded("served")
     namespace.succeeded("large")
     namespace.failed("wrong")
     assert namespace.failed("calls")["details"]["task_error"]["code"] == "TOOL_UNAVAILABLE"
@@ -90,7 +99,8 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
         "create", "rolebinding", "viewer", f"--clusterrole={installation.RELEASE}-viewer", "--user=viewer"
     )
     as_viewer = "--as=viewer"
-    for kind in ("workflows", "taskexecutions"):
+    namespace.create(tool("known"))
+    for kind in ("workflows", "taskexecutions", "tools"):
         assert namespace.kubectl("get", kind, as_viewer, "-o", "name").strip()
     [execution] = namespace.get("te")
     changes = {
@@ -102,6 +112,8 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
         "delete all": ("delete", "cw", "--all"),
         "execution": ("patch", "te", execution["metadata"]["name"], "--type=merge", "-p", '{"spec":{"stop":null}}'),
         "delete execution": ("delete", "te", execution["metadata"]["name"]),
+        "tool": ("patch", "tool", "known", "--type=merge", "-p", '{"spec":{"timeout":"5s"}}'),
+        "delete tool": ("delete", "tool", "known"),
         "pods": ("get", "pods"),
         "secrets": ("get", "secrets"),
     }
@@ -110,7 +122,7 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
             namespace.kubectl(*command, as_viewer, stdin=json.dumps(workflow("mine", task("only"))))
         assert "forbidden" in refused.value.stderr.lower(), what
     verbs = ("create", "update", "patch", "delete", "deletecollection")
-    kinds = ("workflows", "workflows/status", "taskexecutions", "taskexecutions/status")
+    kinds = ("workflows", "workflows/status", "taskexecutions", "taskexecutions/status", "tools", "tools/status")
     for verb, kind in itertools.product(verbs, (f"{kind}.compozy.dev" for kind in kinds)):
         with pytest.raises(cluster.Refused):
             namespace.kubectl("auth", "can-i", verb, kind, as_viewer)

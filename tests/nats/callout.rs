@@ -89,7 +89,15 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (namespace, kind, name) = match parts[..] {
         ["api", "v1", "namespaces", namespace, kind, name]
-        | ["apis", "apps", "v1", "namespaces", namespace, kind, name] => (namespace, kind, name),
+        | [
+            "apis",
+            "apps" | "compozy.dev",
+            _,
+            "namespaces",
+            namespace,
+            kind,
+            name,
+        ] => (namespace, kind, name),
         _ => panic!("nobody asks for {path}"),
     };
     let owner = match (kind, name) {

@@ -473,7 +473,7 @@ async fn a_copy_of_the_executor_serves_and_its_port_says_whether_calls_are_taken
         .args(["tool", "serve", "charge", "--namespace", "shop", "--nats"])
         .arg(server.address())
         .args(["--exec", "--", "cat"])
-        .env("COMPOZY_READY_ADDRESS", address.to_string())
+        .env("COMPOZY_READY_PORT", address.port().to_string())
         .stderr(Stdio::null());
     let _served = Served(served.spawn().unwrap());
     until_open(address, true).await;

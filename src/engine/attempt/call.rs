@@ -24,7 +24,7 @@ use self::answer::{Silence, Tool, Verdict};
 use super::{Execution, Plan, RUNNING_AFTER, Step, current_attempt, earliest, record::record};
 use crate::{
     api::{
-        CallRecord, Duration, ErrorCode, ErrorInfo, Stop, TaskEvent, TaskExecution,
+        self, CallRecord, Duration, ErrorCode, ErrorInfo, READY, Stop, TaskEvent, TaskExecution,
         TaskExecutionStatus, Time, ToolCall, ToolSpec, TransitionData,
     },
     engine::{
@@ -37,6 +37,9 @@ use crate::{
 /// Whether a Tool that was missing is there is looked at again after so long: nobody tells.
 const TOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Whether a tool that the operator serves takes calls is looked at again after so long.
+const SERVED_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What is known of the tool that is to be called.
 #[derive(Clone, Copy, Debug)]
 pub enum ToolView<'a> {
@@ -44,8 +47,23 @@ pub enum ToolView<'a> {
     Unasked,
     /// The API server, asked just now, does not have it.
     Missing,
+    /// The operator serves it, and none of its pods takes calls: why.
+    Unserved(&'a str),
     /// The API server, asked just now, has it.
     Found(&'a ToolSpec),
+}
+
+impl<'a> ToolView<'a> {
+    /// Of a tool as it is.
+    pub fn of(tool: &'a api::Tool) -> ToolView<'a> {
+        let served = tool.status.as_ref().filter(|it| it.ready_replicas > 0);
+        if tool.spec.handler.is_none() || served.is_some() {
+            return ToolView::Found(&tool.spec);
+        }
+        let conditions = tool.status.iter().flat_map(|status| &status.conditions);
+        let ready = conditions.rev().find(|condition| condition.kind == READY);
+        ToolView::Unserved(ready.map_or("", |ready| ready.message.as_str()))
+    }
 }
 
 /// What is known of a call.
@@ -153,6 +171,7 @@ impl Execution<'_> {
         match tool {
             ToolView::Unasked => Plan::step(Step::FindTool),
             ToolView::Missing => self.without_tool(),
+            ToolView::Unserved(why) => self.unserved(why),
             ToolView::Found(tool) => self.record_call(tool, caller),
         }
     }
@@ -164,6 +183,12 @@ impl Execution<'_> {
         );
         let again = Some(self.now.after(TOOL_AGAIN));
         self.show_waiting("ToolMissing", &message, earliest([again, self.deadline()]))
+    }
+
+    fn unserved(&self, why: &str) -> Plan {
+        let message = format!("the Tool {:?} is not served yet: {why}", tool_name(self.te));
+        let again = Some(self.now.after(SERVED_AGAIN));
+        self.show_waiting("ToolNotReady", &message, earliest([again, self.deadline()]))
     }
 
     fn record_call(&self, tool: &ToolSpec, caller: &str) -> Plan {

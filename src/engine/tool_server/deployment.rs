@@ -1,7 +1,8 @@
 //! The Deployment that serves a tool.
 //!
 //! With `exec` and `stdio` the executor runs in the user's container and starts the program; an init container has brought it
-//! there, for the image need not have it. With `http` it is a container of its own beside the user's web server.
+//! there, for the image need not have it. With `http` it is a container of its own, and the user's web server a sidecar of
+//! it: that starts before it and gets SIGTERM after it, so it answers what the executor has taken.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
             Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
-            PodTemplateSpec, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection,
-            TCPSocketAction, Volume, VolumeMount, VolumeProjection,
+            PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+            ServiceAccountTokenProjection, TCPSocketAction, Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -185,25 +186,39 @@ impl Serving<'_> {
     }
 
     fn init_containers(&self) -> Option<Vec<Container>> {
-        self.brings_executor().then(|| {
-            let command = ["/executor", "install", EXECUTOR];
-            vec![Container {
-                volume_mounts: Some(vec![mount("executor", EXECUTOR_DIRECTORY, false)]),
-                ..self.executor(command.map(str::to_owned).to_vec())
-            }]
-        })
+        let container = match self.program()? {
+            Program::Command(..) => {
+                let command = ["/executor", "install", EXECUTOR];
+                let mounts = vec![mount("executor", EXECUTOR_DIRECTORY, false)];
+                Container {
+                    volume_mounts: Some(mounts),
+                    // It is over before the user's container starts, which needs them anyway.
+                    resources: self.handler.container.resources.clone(),
+                    ..self.executor(command.map(str::to_owned).to_vec())
+                }
+            }
+            Program::Http(_) => Container {
+                restart_policy: Some("Always".to_owned()),
+                ..self.user()
+            },
+        };
+        Some(vec![container])
     }
 
-    fn containers(&self) -> Vec<Container> {
+    fn user(&self) -> Container {
         let given = self.handler.container.clone();
-        let user = Container {
+        Container {
             name: TOOL_CONTAINER.to_owned(),
             security_context: Some(security::container(
                 given.security_context.clone(),
                 &self.settings.pods,
             )),
             ..given
-        };
+        }
+    }
+
+    fn containers(&self) -> Vec<Container> {
+        let user = self.user();
         match self.program() {
             None => vec![user],
             Some(Program::Command(flag, program)) => {
@@ -223,7 +238,11 @@ impl Serving<'_> {
                 let url = format!("http://localhost:{}{path}", address.port);
                 let mut command = self.serve("/executor");
                 command.extend(["--http".to_owned(), url]);
-                vec![user, self.serving(self.executor(command))]
+                let executor = Container {
+                    resources: Some(executor_resources()),
+                    ..self.executor(command)
+                };
+                vec![self.serving(executor)]
             }
         }
     }
@@ -257,7 +276,7 @@ impl Serving<'_> {
         Container {
             env: Some(self.environment(container.env.unwrap_or_default())),
             volume_mounts: (!mounts.is_empty()).then_some(mounts),
-            readiness_probe: Some(container.readiness_probe.unwrap_or_else(ready)),
+            readiness_probe: Some(ready()),
             ..container
         }
     }
@@ -286,7 +305,7 @@ impl Serving<'_> {
                 rights::inbox_prefix("$(COMPOZY_POD_UID)"),
             ),
             variable("COMPOZY_TOOL_GRACE", format!("{}s", self.grace)),
-            variable("COMPOZY_READY_ADDRESS", format!("0.0.0.0:{READY_PORT}")),
+            variable("COMPOZY_READY_PORT", READY_PORT.to_string()),
         ];
         if settings.vouched_for {
             ours.push(variable("COMPOZY_NATS_TOKEN_FILE", TOKEN_FILE.to_owned()));
@@ -327,6 +346,20 @@ impl Serving<'_> {
             ..Volume::default()
         });
         executor.into_iter().chain(token).collect()
+    }
+}
+
+/// What it takes to pass messages on; a quota may ask for them.
+fn executor_resources() -> ResourceRequirements {
+    let amounts = |cpu: Option<&str>, memory: &str| {
+        let cpu = cpu.map(|cpu| ("cpu".to_owned(), Quantity(cpu.to_owned())));
+        let memory = ("memory".to_owned(), Quantity(memory.to_owned()));
+        cpu.into_iter().chain([memory]).collect()
+    };
+    ResourceRequirements {
+        requests: Some(amounts(Some("10m"), "16Mi")),
+        limits: Some(amounts(None, "128Mi")),
+        ..ResourceRequirements::default()
     }
 }
 

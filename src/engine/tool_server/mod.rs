@@ -134,14 +134,6 @@ impl Ready {
 
     /// What the Deployment's own controller says.
     fn of(status: Option<&DeploymentStatus>) -> Ready {
-        let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        if ready > 0 {
-            return Ready {
-                holds: true,
-                reason: "Serving",
-                message: String::new(),
-            };
-        }
         let conditions = status.and_then(|status| status.conditions.as_ref());
         let failure = conditions.into_iter().flatten().find(|condition| {
             let wanted = if condition.type_ == "ReplicaFailure" {
@@ -153,7 +145,16 @@ impl Ready {
                 && condition.status == wanted
         });
         let said = failure.and_then(|failure| failure.message.clone());
-        let usual = "no pod takes calls yet: see the pods with the label compozy.dev/tool";
+        let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
+        if ready > 0 {
+            // What serves may be the pods of an earlier spec, while those of this one do not come.
+            return Ready {
+                holds: true,
+                reason: "Serving",
+                message: said.unwrap_or_default(),
+            };
+        }
+        let usual = "no pod takes calls: see the pods with the label compozy.dev/tool";
         Ready::no("NotServed", said.unwrap_or_else(|| usual.to_owned()))
     }
 }

@@ -103,15 +103,17 @@ fn a_web_server_runs_unchanged_and_the_executor_beside_it() {
     let handler = json!({"container": {"image": "shop/charge:1", "args": ["--port", "8000"]},
         "http": {"port": 8000, "path": "/charge"}, "concurrency": 4});
     let deployment = applied(&tool(handler), &settings());
-    assert!(containers(&deployment, "initContainers").is_empty());
-    let [server, executor] = &containers(&deployment, "containers")[..] else {
-        panic!("two containers")
-    };
+    let server = &containers(&deployment, "initContainers")[0];
+    assert_eq!(
+        server["restartPolicy"], "Always",
+        "it ends after the executor"
+    );
     assert_eq!(server["args"], json!(["--port", "8000"]));
     assert!(
         server["env"].is_null() && server["volumeMounts"].is_null(),
         "it gets no token"
     );
+    let executor = &containers(&deployment, "containers")[0];
     assert_eq!(
         executor["command"],
         json!([
@@ -196,6 +198,20 @@ fn a_tool_that_nobody_serves_says_why(
         (reason, ConditionStatus::False)
     );
     assert!(ready.message.contains(message), "{}", ready.message);
+}
+
+#[test]
+fn a_roll_out_that_does_not_go_on_is_told_while_older_pods_serve() {
+    let tool = tool(stdio());
+    let mut found = settled(&tool, 1);
+    let late = json!({"readyReplicas": 1, "conditions":
+        [{"type": "Progressing", "status": "False", "message": "timed out progressing"}]});
+    found.status = serde_json::from_value(late).unwrap();
+    let planned = plan(&tool, Some(&found), None, &settings(), at(0));
+    let status = planned.record.unwrap();
+    let ready = &status.conditions[0];
+    assert_eq!(ready.status, ConditionStatus::True);
+    assert_eq!(ready.message, "timed out progressing");
 }
 
 #[test]

@@ -32,9 +32,16 @@ impl Executions {
         let plan = self.decide_call(execution, ToolView::Unasked, &view);
         match (&plan.steps[..], calls) {
             ([Step::FindTool], _) => {
-                let tool = self.cluster.fetch_tool(&sibling(key, &tool.name)).await?;
-                let tool = tool.as_ref().map(|tool| ToolView::Found(&tool.spec));
-                Ok(self.decide_call(execution, tool.unwrap_or(ToolView::Missing), &view))
+                let tool = sibling(key, &tool.name);
+                // Who waits for a pod of it looks again and again, which costs no call.
+                if let Some(known) = self.hub.tools.tool(&tool)
+                    && let unserved @ ToolView::Unserved(_) = ToolView::of(&known)
+                {
+                    return Ok(self.decide_call(execution, unserved, &view));
+                }
+                let tool = self.cluster.fetch_tool(&tool).await?;
+                let tool = tool.as_ref().map_or(ToolView::Missing, ToolView::of);
+                Ok(self.decide_call(execution, tool, &view))
             }
             ([Step::ConfirmCall(_)], Some(calls)) => Ok(self.confirm_call(execution, calls).await),
             _ => Ok(plan),

@@ -138,7 +138,8 @@ def key_of(execution):
 
 
 def task_of(child):
-    return child["metadata"]["labels"]["compozy.dev/task"]
+    """The task of a pod or a task execution; none of a pod that serves a tool."""
+    return child["metadata"]["labels"].get("compozy.dev/task")
 
 
 def _end_of(pod):

@@ -55,6 +55,17 @@ def secret(user):
     return base64.b64decode(data["username"]).decode(), base64.b64decode(data["password"]).decode()
 
 
+def issuer_key():
+    """The key with which the operator vouches for pods to the installed NATS."""
+    return base64.b64decode(cluster.get("-n", SPACE, "secret", f"{RELEASE}-nats-issuer")["data"]["issuer.key"])
+
+
+def executor_image():
+    """From which image the pods of tools take the executor."""
+    [container] = cluster.get("-n", SPACE, OPERATOR)["spec"]["template"]["spec"]["containers"]
+    return next(one["value"] for one in container["env"] if one["name"] == "COMPOZY_EXECUTOR_IMAGE")
+
+
 def nats_url():
     """NATS at its service address, which this machine reaches as a node does."""
     address = cluster.get("-n", SPACE, "service", f"{RELEASE}-nats")["spec"]["clusterIP"]

@@ -39,6 +39,11 @@ def tool(name, **spec):
     }
 
 
+def handled(name, container=None, **handler):
+    """A tool that the operator serves: `exec`, `stdio` or `http`, and whatever else its handler has, by name."""
+    return {**tool(name), "spec": {"handler": {"container": {"image": IMAGE, **(container or {})}, **handler}}}
+
+
 def env(**values):
     """Environment variables as a container has them."""
     return [{"name": name, "value": value} for name, value in values.items()]

@@ -19,7 +19,7 @@ class NatsClient:
         """What comes of a coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
-    async def connect(self, url, user, password, **options):
+    async def connect(self, url, user=None, password=None, **options):
         async def note(error):
             self.errors.append(str(error))
 
@@ -28,7 +28,19 @@ class NatsClient:
             max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=5, **options,
         )  # fmt: skip
 
+    def refusal(self, act):
+        """What the server says against `act(connection)`; nothing if it lets that pass."""
+
+        async def go():
+            await act(self.connection)
+            await self.connection.flush()
+
+        self.errors.clear()
+        self.run(go())
+        return " ".join(self.errors).lower()
+
     def close(self):
-        self.run(self.connection.close())
+        if self.connection:
+            self.run(self.connection.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout=5)

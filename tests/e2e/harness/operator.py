@@ -66,6 +66,12 @@ class HostOperator:
         (self.directory / "nats-user").write_text(user)
         (self.directory / "nats-password").write_text(password)
 
+    def vouching(self):
+        """Flags with which it serves tools too, and vouches for their pods to the installed NATS."""
+        key = self.directory / "nats-issuer.key"
+        key.write_bytes(installation.issuer_key())
+        return {"executor_image": installation.executor_image(), "nats_issuer_key_file": key}
+
     def reach_the_api_server_at(self, address):
         """Takes another way to the API server, such as one that a test can cut."""
         path = self.directory / "kubeconfig"

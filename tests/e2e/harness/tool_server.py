@@ -32,14 +32,3 @@ class ToolServer(NatsClient):
         task = asyncio.create_task(self.answer(call, say))
         self.answering.add(task)
         task.add_done_callback(self.answering.discard)
-
-    def refusal(self, act):
-        """What the server says against `act(connection)`; nothing if it lets that pass."""
-
-        async def go():
-            await act(self.connection)
-            await self.connection.flush()
-
-        self.errors.clear()
-        self.run(go())
-        return " ".join(self.errors).lower()

@@ -7,7 +7,7 @@ use crate::{
     protocol::tool::{MAX_OUTPUT_BYTES, ToolSubjects},
 };
 
-const ME: &str = "operator-1";
+pub(super) const ME: &str = "operator-1";
 const OTHER: &str = "operator-0";
 
 pub(super) fn tool() -> ToolSpec {
@@ -164,43 +164,6 @@ fn a_call_of_another_process_is_only_listened_for() {
     let te = called_by(OTHER, json!({}));
     let plan = planned(&te, &CallView::Unsent, at(1));
     assert_eq!(plan, Plan::step(Step::Listen(1)));
-}
-
-#[test]
-fn a_tool_is_asked_for_only_when_it_is_about_to_be_called() {
-    let unasked =
-        |te: &TaskExecution| plan_call(te, ToolView::Unasked, ME, &CallView::Unsent, at(1));
-    assert_eq!(unasked(&calling(json!({}))), Plan::step(Step::FindTool));
-    assert_eq!(unasked(&called(json!({}))), Plan::step(Step::Call(1)));
-    let mut waits = called(json!({"retry": {"maxAttempts": 2, "backoff":
-        {"initial": "10s", "factor": 1.0, "max": "10s", "jitter": 0.0}}}));
-    step(&mut waits, &answered(at(1), declined()), at(1));
-    let stopped = calling(json!({"stop": {"code": "CANCELLED", "reason": "enough"}}));
-    for te in [waits, stopped, calling(json!({"suspend": true}))] {
-        assert_ne!(unasked(&te), Plan::step(Step::FindTool), "{:?}", te.spec);
-    }
-}
-
-#[test]
-fn a_tool_that_is_not_there_is_waited_for_and_said_once() {
-    let mut te = calling(json!({"deadline": "20s"}));
-    let without =
-        |te: &TaskExecution, now| plan_call(te, ToolView::Missing, ME, &CallView::Unsent, now);
-    let plan = without(&te, at(1));
-    assert_eq!(plan.wake, Some(at(6)));
-    let status = recorded(&mut te, &plan);
-    assert_eq!(
-        (status.phase, status.reason.as_deref(), status.attempt),
-        (TaskPhase::Pending, Some("ToolMissing"), 0)
-    );
-    assert!(status.message.unwrap().contains("\"charge\""));
-    assert_eq!(without(&te, at(6)), Plan::wake(Some(at(11))));
-    assert_eq!(without(&te, at(18)), Plan::wake(Some(at(20))));
-    let status = step(&mut te.clone(), &CallView::Unsent, at(19));
-    assert_eq!((status.phase, status.reason), (TaskPhase::Running, None));
-    let plan = without(&te, at(20));
-    let status = recorded(&mut te, &plan);
-    assert_eq!(status.error.unwrap().code, "DEADLINE_EXCEEDED");
 }
 
 #[test]

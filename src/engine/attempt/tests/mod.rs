@@ -3,6 +3,7 @@
 mod answers;
 mod calling;
 mod calls_at_random;
+mod finding;
 mod pods;
 mod suspending;
 mod waiting;

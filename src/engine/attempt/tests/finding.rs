@@ -1,0 +1,70 @@
+//! A task that is about to call a tool, and whether there is one.
+
+use super::calling::{ME, answered, called, calling, declined, step};
+use super::*;
+use crate::api::Tool;
+
+#[test]
+fn a_tool_is_asked_for_only_when_it_is_about_to_be_called() {
+    let unasked =
+        |te: &TaskExecution| plan_call(te, ToolView::Unasked, ME, &CallView::Unsent, at(1));
+    assert_eq!(unasked(&calling(json!({}))), Plan::step(Step::FindTool));
+    assert_eq!(unasked(&called(json!({}))), Plan::step(Step::Call(1)));
+    let mut waits = called(json!({"retry": {"maxAttempts": 2, "backoff":
+        {"initial": "10s", "factor": 1.0, "max": "10s", "jitter": 0.0}}}));
+    step(&mut waits, &answered(at(1), declined()), at(1));
+    let stopped = calling(json!({"stop": {"code": "CANCELLED", "reason": "enough"}}));
+    for te in [waits, stopped, calling(json!({"suspend": true}))] {
+        assert_ne!(unasked(&te), Plan::step(Step::FindTool), "{:?}", te.spec);
+    }
+}
+
+#[test]
+fn a_tool_that_is_not_there_is_waited_for_and_said_once() {
+    let mut te = calling(json!({"deadline": "20s"}));
+    let without =
+        |te: &TaskExecution, now| plan_call(te, ToolView::Missing, ME, &CallView::Unsent, now);
+    let plan = without(&te, at(1));
+    assert_eq!(plan.wake, Some(at(6)));
+    let status = recorded(&mut te, &plan);
+    assert_eq!(
+        (status.phase, status.reason.as_deref(), status.attempt),
+        (TaskPhase::Pending, Some("ToolMissing"), 0)
+    );
+    assert!(status.message.unwrap().contains("\"charge\""));
+    assert_eq!(without(&te, at(6)), Plan::wake(Some(at(11))));
+    assert_eq!(without(&te, at(18)), Plan::wake(Some(at(20))));
+    let status = step(&mut te.clone(), &CallView::Unsent, at(19));
+    assert_eq!((status.phase, status.reason), (TaskPhase::Running, None));
+    let plan = without(&te, at(20));
+    let status = recorded(&mut te, &plan);
+    assert_eq!(status.error.unwrap().code, "DEADLINE_EXCEEDED");
+}
+
+#[test]
+fn a_tool_whose_pods_do_not_take_calls_yet_is_waited_for() {
+    let mut te = calling(json!({}));
+    let tool = |ready: i32| -> Tool {
+        let conditions = json!([{"type": "Ready", "status": "False", "reason": "NotServed",
+            "message": "exceeded quota", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "metadata": {"name": "charge"},
+            "spec": {"handler": {"container": {"image": "x"}, "exec": {"command": ["x"]}}},
+            "status": {"readyReplicas": ready, "conditions": conditions},
+        }))
+        .unwrap()
+    };
+    let planned = |te: &TaskExecution, ready, now| {
+        plan_call(te, ToolView::of(&tool(ready)), ME, &CallView::Unsent, now)
+    };
+    let plan = planned(&te, 0, at(1));
+    assert_eq!(plan.wake, Some(at(2)));
+    let status = recorded(&mut te, &plan);
+    assert_eq!(status.reason.as_deref(), Some("ToolNotReady"));
+    assert!(status.message.unwrap().contains("exceeded quota"));
+    assert_eq!(planned(&te, 0, at(2)), Plan::wake(Some(at(3))));
+    let plan = planned(&te, 1, at(3));
+    let status = recorded(&mut te, &plan);
+    assert_eq!(status.phase, TaskPhase::Running);
+    assert!(status.call.is_some());
+}
