@@ -43,6 +43,15 @@ impl KnownTools {
     pub fn tool(&self, key: &Key) -> Option<Arc<Tool>> {
         self.tools.get(key)
     }
+
+    /// Whether a pod takes the calls of a tool that the operator serves. The Deployment knows it before the tool's status
+    /// says so.
+    pub fn is_served(&self, tool: &Key) -> bool {
+        let server = sibling(tool, &names::tool_server(&tool.1));
+        let deployment = self.deployments.get(&server);
+        let status = deployment.as_ref().and_then(|it| it.status.as_ref());
+        status.is_some_and(|status| status.ready_replicas.unwrap_or(0) > 0)
+    }
 }
 
 impl Watched for Tool {

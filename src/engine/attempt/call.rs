@@ -24,8 +24,8 @@ use self::answer::{Silence, Tool, Verdict};
 use super::{Execution, Plan, RUNNING_AFTER, Step, current_attempt, earliest, record::record};
 use crate::{
     api::{
-        self, CallRecord, Duration, ErrorCode, ErrorInfo, READY, Stop, TaskEvent, TaskExecution,
-        TaskExecutionStatus, Time, ToolCall, ToolSpec, TransitionData,
+        self, CallRecord, ConditionStatus, Duration, ErrorCode, ErrorInfo, READY, Stop, TaskEvent,
+        TaskExecution, TaskExecutionStatus, Time, ToolCall, ToolSpec, TransitionData,
     },
     engine::{
         names,
@@ -39,6 +39,9 @@ const TOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Whether a tool that the operator serves takes calls is looked at again after so long.
 const SERVED_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What is said of a tool whose status says nothing yet, or something else.
+const NO_POD: &str = "no pod takes its calls; without the operator's flag --executor-image, which the chart sets, none will";
 
 /// What is known of the tool that is to be called.
 #[derive(Clone, Copy, Debug)]
@@ -54,15 +57,15 @@ pub enum ToolView<'a> {
 }
 
 impl<'a> ToolView<'a> {
-    /// Of a tool as it is.
-    pub fn of(tool: &'a api::Tool) -> ToolView<'a> {
-        let served = tool.status.as_ref().filter(|it| it.ready_replicas > 0);
-        if tool.spec.handler.is_none() || served.is_some() {
+    /// Of a tool; `served` says whether a pod of the operator's takes its calls.
+    pub fn of(tool: &'a api::Tool, served: bool) -> ToolView<'a> {
+        if tool.spec.handler.is_none() || served {
             return ToolView::Found(&tool.spec);
         }
         let conditions = tool.status.iter().flat_map(|status| &status.conditions);
         let ready = conditions.rev().find(|condition| condition.kind == READY);
-        ToolView::Unserved(ready.map_or("", |ready| ready.message.as_str()))
+        let unserved = ready.filter(|ready| ready.status != ConditionStatus::True);
+        ToolView::Unserved(unserved.map_or(NO_POD, |unserved| unserved.message.as_str()))
     }
 }
 

@@ -225,13 +225,11 @@ impl Serving<'_> {
                 let mut command = self.serve(EXECUTOR);
                 command.extend([flag.to_owned(), "--".to_owned()]);
                 command.extend(program.command.iter().cloned());
-                let mut mounts = user.volume_mounts.clone().unwrap_or_default();
+                let mut serving = self.serving(user);
+                serving.command = Some(command);
+                let mounts = serving.volume_mounts.get_or_insert_default();
                 mounts.push(mount("executor", EXECUTOR_DIRECTORY, true));
-                vec![Container {
-                    command: Some(command),
-                    volume_mounts: Some(mounts),
-                    ..self.serving(user)
-                }]
+                vec![serving]
             }
             Some(Program::Http(address)) => {
                 let path = address.path.as_deref().unwrap_or("/");

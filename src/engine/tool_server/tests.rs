@@ -95,6 +95,9 @@ fn the_executor_starts_the_program_in_the_users_container() {
     );
     assert_eq!(value("COMPOZY_TOOL_GRACE"), "25s");
     assert_eq!(value("CARD"), "blue");
+    let mounts = main["volumeMounts"].as_array().unwrap();
+    let paths: Vec<_> = mounts.iter().map(|mount| &mount["mountPath"]).collect();
+    assert_eq!(paths, ["/compozy/nats", "/compozy/bin"]);
     assert_eq!(main["readinessProbe"]["tcpSocket"]["port"], 6960);
 }
 

@@ -33,14 +33,16 @@ impl Executions {
         match (&plan.steps[..], calls) {
             ([Step::FindTool], _) => {
                 let tool = sibling(key, &tool.name);
+                let served = self.hub.tools.is_served(&tool);
                 // Who waits for a pod of it looks again and again, which costs no call.
                 if let Some(known) = self.hub.tools.tool(&tool)
-                    && let unserved @ ToolView::Unserved(_) = ToolView::of(&known)
+                    && let unserved @ ToolView::Unserved(_) = ToolView::of(&known, served)
                 {
                     return Ok(self.decide_call(execution, unserved, &view));
                 }
                 let tool = self.cluster.fetch_tool(&tool).await?;
-                let tool = tool.as_ref().map_or(ToolView::Missing, ToolView::of);
+                let tool = tool.as_ref().map(|tool| ToolView::of(tool, served));
+                let tool = tool.unwrap_or(ToolView::Missing);
                 Ok(self.decide_call(execution, tool, &view))
             }
             ([Step::ConfirmCall(_)], Some(calls)) => Ok(self.confirm_call(execution, calls).await),

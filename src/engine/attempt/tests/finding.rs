@@ -44,26 +44,23 @@ fn a_tool_that_is_not_there_is_waited_for_and_said_once() {
 #[test]
 fn a_tool_whose_pods_do_not_take_calls_yet_is_waited_for() {
     let mut te = calling(json!({}));
-    let tool = |ready: i32| -> Tool {
-        let conditions = json!([{"type": "Ready", "status": "False", "reason": "NotServed",
-            "message": "exceeded quota", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
-        serde_json::from_value(json!({
-            "apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "metadata": {"name": "charge"},
-            "spec": {"handler": {"container": {"image": "x"}, "exec": {"command": ["x"]}}},
-            "status": {"readyReplicas": ready, "conditions": conditions},
-        }))
-        .unwrap()
+    let tool: Tool = serde_json::from_value(json!({
+        "apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "metadata": {"name": "charge"},
+        "spec": {"handler": {"container": {"image": "x"}, "exec": {"command": ["x"]}}},
+        "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NotServed",
+            "message": "exceeded quota", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    }))
+    .unwrap();
+    let planned = |te: &TaskExecution, served, now| {
+        plan_call(te, ToolView::of(&tool, served), ME, &CallView::Unsent, now)
     };
-    let planned = |te: &TaskExecution, ready, now| {
-        plan_call(te, ToolView::of(&tool(ready)), ME, &CallView::Unsent, now)
-    };
-    let plan = planned(&te, 0, at(1));
+    let plan = planned(&te, false, at(1));
     assert_eq!(plan.wake, Some(at(2)));
     let status = recorded(&mut te, &plan);
     assert_eq!(status.reason.as_deref(), Some("ToolNotReady"));
     assert!(status.message.unwrap().contains("exceeded quota"));
-    assert_eq!(planned(&te, 0, at(2)), Plan::wake(Some(at(3))));
-    let plan = planned(&te, 1, at(3));
+    assert_eq!(planned(&te, false, at(2)), Plan::wake(Some(at(3))));
+    let plan = planned(&te, true, at(3));
     let status = recorded(&mut te, &plan);
     assert_eq!(status.phase, TaskPhase::Running);
     assert!(status.call.is_some());
