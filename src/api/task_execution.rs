@@ -320,6 +320,9 @@ pub struct CallRecord {
     pub caller: String,
     /// Until when an answer is waited for.
     pub deadline: Time,
+    /// The operator serves the tool: a call that nobody took is sent again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handled: bool,
 }
 
 /// The operator's decision to end an attempt's pod.

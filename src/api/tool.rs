@@ -32,8 +32,8 @@ pub const DEFAULT_TOOL_TIMEOUT: Duration = Duration::from_secs(60);
 #[x_kube(
     validation = Rule::new("(has(self.external) && self.external) != has(self.handler)")
         .message("a tool needs exactly one of: external: true (whoever subscribes to its subject serves it, such as `executor tool serve`), handler (the operator runs what serves it)"),
-    validation = Rule::new("has(self.handler) == has(oldSelf.handler)")
-        .message("a tool stays external, or with a handler: delete it and create it again"),
+    validation = Rule::new("has(self.handler) || !has(oldSelf.handler)")
+        .message("a tool keeps its handler, for its pods serve it: delete it and create it again as external"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
@@ -68,6 +68,10 @@ impl ToolSpec {
         .message("a handler needs exactly one of: exec (a program for each call), stdio (one process for all calls), http (a web server)"),
     validation = Rule::new("has(self.http) || !(has(self.container.command) || has(self.container.args))")
         .message("with exec and stdio the executor starts the program: leave out container.command and container.args, and put the program into exec.command or stdio.command"),
+    validation = Rule::new("has(self.http) || !has(self.container.lifecycle)")
+        .message("with exec and stdio the executor runs in the container and needs the time that a hook would take: leave out container.lifecycle"),
+    validation = Rule::new("!has(self.http) || self.http.port != 6960")
+        .message("is the executor's own port: choose another one").field_path(".http.port"),
     validation = Rule::new("has(self.http) || !has(self.container.readinessProbe)")
         .message("with exec and stdio a pod is ready when the executor takes calls: leave out container.readinessProbe"),
 )]
@@ -104,7 +108,8 @@ pub struct ToolHandler {
 /// A program to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HandlerCommand {
-    /// The program and its arguments. No shell reads them.
+    /// The program and its arguments. No shell reads them; $(NAME) is replaced as in a container's
+    /// command.
     #[schemars(length(min = 1, max = 256))]
     pub command: Vec<String>,
 }

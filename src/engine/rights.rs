@@ -36,6 +36,7 @@ pub fn rights(role: &Role, prefix: &str) -> Rights {
     } = role;
     let subjects = ToolSubjects::new(prefix);
     Rights {
+        name: format!("{namespace}/{tool}"),
         account: TOOLS.to_owned(),
         publish: vec![subjects.answers(namespace)],
         subscribe: vec![

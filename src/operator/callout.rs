@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use crate::api::{Time, Tool};
+use crate::engine::names;
 use crate::engine::rights::{Role, rights};
 use crate::engine::tool_server::TOKEN_AUDIENCE as AUDIENCE;
 use crate::ports::{Clock, NatsCallout};
@@ -31,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A connection ends after so long, and its program comes back with a newer token: so long may a stolen one be of use.
 const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Or so much earlier, drawn for each: pods that came together must not be cut off together.
+const EARLIER: Duration = Duration::from_secs(6 * 3600);
 
 /// Who answers, and with what.
 pub struct Callout {
@@ -85,7 +89,8 @@ impl Callout {
             Ok(role) => {
                 info!(client, ?role, "let into NATS");
                 let rights = rights(role, &self.prefix);
-                question.admit(&self.issuer, &rights, now, now.after(VALID_FOR))
+                let until = now.after(VALID_FOR - EARLIER.mul_f64(fastrand::f64()));
+                question.admit(&self.issuer, &rights, now, until)
             }
             Err(why) => {
                 warn!(client, why, "kept out of NATS");
@@ -143,7 +148,13 @@ impl Callout {
         let set: ReplicaSet = self.owner(namespace, pod).await?;
         let deployment: Deployment = self.owner(namespace, &set).await?;
         let tool: Tool = self.owner(namespace, &deployment).await?;
-        Ok(tool.metadata.name.unwrap_or_default())
+        let name = tool.metadata.name.unwrap_or_default();
+        // A Deployment that somebody else made may name any tool as its owner.
+        let made_by_us = deployment.metadata.name == Some(names::tool_server(&name));
+        match tool.spec.handler.is_some() && made_by_us {
+            true => Ok(name),
+            false => Err(format!("the operator does not serve the tool {name}")),
+        }
     }
 
     async fn owner<K, O>(&self, namespace: &str, owned: &K) -> Result<O, String>

@@ -91,6 +91,8 @@ pub struct Outside {
 pub struct System {
     settings: Settings,
     installation: Installation,
+    /// The certificates with which NATS shows who it is, as PEM.
+    nats_ca: Option<String>,
     client: Client,
     clock: Arc<dyn Clock>,
     identity: String,
@@ -106,7 +108,7 @@ impl System {
     /// An operator that does nothing yet.
     ///
     /// # Errors
-    /// The file of `--config` cannot be read.
+    /// The file of `--config` or `--nats-ca-file` cannot be read.
     pub fn new(settings: Settings, outside: Outside) -> Result<System, Error> {
         let mut mirror_metrics = None;
         let mut survey = Survey::default();
@@ -121,6 +123,7 @@ impl System {
             .map(|(bus, metrics)| Mirror::new(bus, subjects, metrics));
         Ok(System {
             installation: installation(&settings)?,
+            nats_ca: nats_ca(&settings)?,
             settings,
             client: outside.client,
             clock: outside.clock,
@@ -245,6 +248,7 @@ impl System {
             nats_url: settings.nats_address()?,
             nats_prefix: settings.nats_prefix.clone(),
             vouched_for: settings.nats_issuer_key_file.is_some(),
+            nats_ca: self.nats_ca.clone(),
             allow: self.installation.allow.clone(),
             pod_template: self.installation.pod_template.clone(),
             pods: self.pod_settings(),
@@ -427,6 +431,15 @@ async fn look_after_stream(hub: Arc<Hub>) {
             hub.publish_all();
         }
     }
+}
+
+fn nats_ca(settings: &Settings) -> Result<Option<String>, Error> {
+    let Some(path) = &settings.nats_flags.nats_ca_file else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("--nats-ca-file {}: {error}", path.display()))?;
+    Ok(Some(text))
 }
 
 fn installation(settings: &Settings) -> Result<Installation, Error> {

@@ -21,7 +21,7 @@ use crate::{
     api::{LABEL_TOOL, Time, Tool},
     engine::{
         names,
-        tool_server::{Plan, ServerSettings, plan},
+        tool_server::{self, Plan, ServerSettings, plan},
     },
     ports::Clock,
 };
@@ -46,11 +46,11 @@ impl KnownTools {
 
     /// Whether a pod takes the calls of a tool that the operator serves. The Deployment knows it before the tool's status
     /// says so.
-    pub fn is_served(&self, tool: &Key) -> bool {
-        let server = sibling(tool, &names::tool_server(&tool.1));
+    pub fn is_served(&self, tool: &Tool) -> bool {
+        let key = key_of(tool);
+        let server = sibling(&key, &names::tool_server(&key.1));
         let deployment = self.deployments.get(&server);
-        let status = deployment.as_ref().and_then(|it| it.status.as_ref());
-        status.is_some_and(|status| status.ready_replicas.unwrap_or(0) > 0)
+        deployment.is_some_and(|deployment| tool_server::serves(&deployment, tool))
     }
 }
 
@@ -96,6 +96,12 @@ impl Watched for Deployment {
     }
 }
 
+/// Whether the API server said no. What cannot be applied, such as a list with an entry twice, it calls an error of its own
+/// (500).
+fn is_refusal(error: &CallError) -> bool {
+    error.code().is_some() && !error.is_conflict() && !error.is_throttled()
+}
+
 /// The tool that a Deployment would serve, by its name.
 fn tool_of(deployment: &Key) -> Option<Key> {
     let tool = deployment.1.strip_prefix(names::TOOL_SERVER_PREFIX)?;
@@ -134,7 +140,7 @@ impl ToolServers {
         if let Some(wanted) = self.plan(&tool, found.as_ref(), None).apply {
             match self.cluster.apply_deployment(&wanted).await {
                 Ok(applied) => found = Some(applied),
-                Err(error) if error.is_final_refusal() => refused = Some(error),
+                Err(error) if is_refusal(&error) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }

@@ -1,11 +1,11 @@
-//! How the operator says to NATS who it is. Every file is read at every connect: a rotated Secret needs no restart.
+//! How our programs say to NATS who they are. Every file is read at every connect: a rotated Secret needs no restart.
 
 use std::path::{Path, PathBuf};
 
 use async_nats::{Auth, AuthError};
 use nkeys::KeyPair;
 
-/// The files that say who the operator is.
+/// The files that say who a program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// Name and password of a user.

@@ -16,6 +16,9 @@ pub const QUESTIONS: &str = "$SYS.REQ.USER.AUTH";
 /// For whom a question is meant.
 const AUDIENCE: &str = "nats-authorization-request";
 
+/// So much of what somebody calls themselves is worth a log line.
+const MAX_NAME: usize = 64;
+
 /// A question about somebody who connects. It holds what they said to prove who they are, so it is never shown.
 pub struct Question {
     server: String,
@@ -29,6 +32,8 @@ pub struct Question {
 /// What somebody may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
+    /// What they are called where the server tells of its connections.
+    pub name: String,
     /// The account that they belong to.
     pub account: String,
     /// The subjects that they may publish to.
@@ -89,7 +94,10 @@ impl Question {
             server: claims.iss,
             user: claims.nats.user_nkey,
             token: claims.nats.connect_opts.auth_token,
-            client: format!("{name} at {host}"),
+            client: format!(
+                "{} at {host}",
+                name.chars().take(MAX_NAME).collect::<String>()
+            ),
         })
     }
 
@@ -105,7 +113,7 @@ impl Question {
         until: Time,
     ) -> Result<String, nkeys::error::Error> {
         let user = json!({
-            "iss": issuer.public_key(), "sub": self.user, "aud": rights.account,
+            "iss": issuer.public_key(), "sub": self.user, "aud": rights.account, "name": rights.name,
             "iat": now.0.as_second(), "exp": until.0.as_second(),
             "nats": {
                 "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1,
@@ -212,6 +220,7 @@ mod tests {
         let question = Question::read(asked(&server, AUDIENCE).as_bytes()).unwrap();
         let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let rights = Rights {
+            name: "shop/charge".to_owned(),
             account: "TOOLS".to_owned(),
             publish: vec!["a".to_owned()],
             subscribe: vec!["b group".to_owned()],

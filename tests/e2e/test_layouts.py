@@ -8,7 +8,7 @@ import pytest
 
 from harness import certificates, cluster, events, nats_server, release
 from harness.events import whole_run
-from harness.manifests import task, workflow
+from harness.manifests import handled, task, workflow
 
 pytestmark = pytest.mark.own_operator
 
@@ -22,7 +22,7 @@ def trusting(authority):
     return ssl.create_default_context(cafile=authority.ca)
 
 
-def runs_workflows_of_its_namespace_alone(namespace, subscriber):
+def runs_workflows_of_its_namespace_alone(namespace, subscriber, rights_in_the_cluster=()):
     with contextlib.closing(cluster.Namespace(f"{namespace.name}-other")) as other:
         other.create(workflow("not-ours", task("only")))
         namespace.create(workflow("ours", task("first"), task("second", dependsOn=["first"])))
@@ -30,7 +30,7 @@ def runs_workflows_of_its_namespace_alone(namespace, subscriber):
         whole_run(namespace, subscriber, "ours")
         assert "status" not in other.get("cw", "not-ours"), "it is not of the namespaces that are watched"
     of_the_cluster = cluster.get("clusterroles,clusterrolebindings", "-l", f"app.kubernetes.io/instance={release.NAME}")
-    assert of_the_cluster == []
+    assert {one["metadata"]["name"] for one in of_the_cluster} == set(rights_in_the_cluster)
 
 
 def leaves_nothing_held(namespace):
@@ -88,6 +88,11 @@ def test_the_bundled_nats_speaks_tls_with_a_certificate_of_yours(namespace, auth
             made.nats_url(), *made.nats_user("subscriber"), tls=trusting(authority), tls_hostname=host
         )
         with contextlib.closing(subscriber):
-            runs_workflows_of_its_namespace_alone(namespace, subscriber)
+            # Whose a token is has no namespace.
+            tokens = f"{release.NAME}-operator-tokens-{namespace.name}"
+            runs_workflows_of_its_namespace_alone(namespace, subscriber, [tokens])
+        namespace.create(handled("echo", exec={"command": ["cat"]}))
+        namespace.create(workflow("asks", {"name": "ask", "tool": {"name": "echo"}, "with": {"n": 1}}))
+        namespace.succeeded("asks")
         made.uninstall()
         leaves_nothing_held(namespace)

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use compozy::engine::rights::inbox_prefix;
 use compozy::operator::callout::Callout;
-use compozy::ports::{Credentials, NatsCalls, NatsOptions, SystemClock};
+use compozy::ports::{Bus, Calls, Credentials, NatsBus, NatsCalls, NatsOptions, SystemClock};
 use futures::StreamExt;
 use http::{Request, Response};
 use kube::{Client, client::Body};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::server::NatsServer;
 
@@ -100,6 +101,7 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
         ] => (namespace, kind, name),
         _ => panic!("nobody asks for {path}"),
     };
+    let tool = name.strip_prefix("compozy-tool-").unwrap_or(name);
     let owner = match (kind, name) {
         ("pods", "forged") => {
             json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "charge", "uid": "guessed"})
@@ -111,40 +113,55 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
             json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": format!("uid-of-{name}")})
         }
         ("replicasets", _) => {
-            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": format!("uid-of-{name}")})
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": format!("compozy-tool-{name}"), "uid": format!("uid-of-{name}")})
         }
-        _ => {
-            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "name": name, "uid": "u"})
+        ("deployments", _) => {
+            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "name": tool, "uid": format!("uid-of-{tool}")})
         }
+        _ => json!({}),
     };
     let mut owner = owner;
     owner["controller"] = json!(true);
+    let spec = match (kind, name) {
+        ("tools", "external") => json!({"external": true}),
+        ("tools", _) => {
+            json!({"handler": {"container": {"image": "x"}, "exec": {"command": ["x"]}}})
+        }
+        _ => Value::Null,
+    };
     let uid = match name {
         "replaced" => "another".to_owned(),
-        _ => format!("uid-of-{name}"),
+        _ => format!("uid-of-{tool}"),
+    };
+    let owners = match kind {
+        "tools" => json!([]),
+        _ => json!([owner]),
     };
     (
         200,
-        json!({"metadata": {"name": name, "namespace": namespace, "uid": uid, "ownerReferences": [owner]}}),
+        json!({"metadata": {"name": name, "namespace": namespace, "uid": uid, "ownerReferences": owners}, "spec": spec}),
     )
 }
 
 /// A server, and an operator that it asks.
-async fn asked() -> (NatsServer, tokio::task::JoinHandle<()>) {
+async fn asked() -> (NatsServer, JoinHandle<()>) {
     let issuer = KeyPair::new_account();
     let server = NatsServer::start(&settings(&issuer));
-    let mut options = server.options();
-    options.connection.credentials = Some(password(&server));
-    let bus = server.bus(options).await;
-    let callout = Callout::new(
-        cluster(),
-        bus.callout(),
-        issuer,
-        "compozy",
-        Arc::new(SystemClock),
-    );
-    let answers = tokio::spawn(async move { callout.run().await });
+    let answers = answer(&operator(&server).await, issuer);
     (server, answers)
+}
+
+/// The operator's own connection.
+async fn operator(server: &NatsServer) -> NatsBus {
+    let mut options = server.options();
+    options.connection.credentials = Some(password(server));
+    server.bus(options).await
+}
+
+fn answer(bus: &NatsBus, issuer: KeyPair) -> JoinHandle<()> {
+    let clock = Arc::new(SystemClock);
+    let callout = Callout::new(cluster(), bus.callout(), issuer, "compozy", clock);
+    tokio::spawn(async move { callout.run().await })
 }
 
 fn password(server: &NatsServer) -> Credentials {
@@ -189,6 +206,7 @@ async fn caller(server: &NatsServer) -> async_nats::Client {
 #[tokio::test]
 async fn a_pod_of_a_tools_server_serves_that_tool_and_no_other() {
     let (server, _answers) = asked().await;
+    operator(&server).await.ensure_streams().await.unwrap();
     let charge = let_in(&server, "shop/charge").await;
     let mut calls = charge
         .serve("compozy.commands.tool.*.execute.shop_charge", "charge")
@@ -237,6 +255,19 @@ async fn a_pod_of_a_tools_server_serves_that_tool_and_no_other() {
         .unwrap()
         .unwrap();
     assert_eq!(answer.subject.as_str(), "compozy.results.tool.shop.te.id");
+    // An acknowledgement of the stream of answers, delivered as if it were an answer in another namespace.
+    let mut bank = caller
+        .subscribe("compozy.results.tool.bank.>")
+        .await
+        .unwrap();
+    let (ours, theirs) = (
+        "compozy.results.tool.shop.te.id",
+        "compozy.results.tool.bank.te.id",
+    );
+    charge.send(ours, theirs, "said".into()).await.unwrap();
+    charge.flush().await;
+    let heard = tokio::time::timeout(Duration::from_millis(300), bank.next()).await;
+    assert!(heard.is_err(), "{heard:?}");
     for mut heard in taken {
         let heard = tokio::time::timeout(Duration::from_millis(50), heard.next()).await;
         assert!(heard.is_err(), "{heard:?}");
@@ -246,10 +277,8 @@ async fn a_pod_of_a_tools_server_serves_that_tool_and_no_other() {
 #[tokio::test]
 async fn an_answer_is_kept_and_its_acknowledgement_comes_to_the_pods_own_inbox() {
     let (server, _answers) = asked().await;
-    let mut options = server.options();
-    options.connection.credentials = Some(password(&server));
-    let bus = server.bus(options).await;
-    compozy::ports::Bus::ensure_streams(&bus).await.unwrap();
+    let bus = operator(&server).await;
+    bus.ensure_streams().await.unwrap();
     let charge = let_in(&server, "shop/charge").await;
     charge
         .answer("compozy.results.tool.shop.te.id", "{}".into())
@@ -265,6 +294,7 @@ async fn who_is_no_server_of_a_tool_stays_out() {
         "stranger/deployer",
         "shop/forged",
         "shop/bare",
+        "shop/external",
         "shop/replaced",
     ];
     let mut clients = Vec::new();
@@ -282,20 +312,11 @@ async fn who_is_no_server_of_a_tool_stays_out() {
 async fn nobody_is_let_in_while_no_operator_answers_and_all_come_in_when_one_does() {
     let issuer = KeyPair::new_account();
     let server = NatsServer::start(&settings(&issuer));
-    let mut options = server.options();
-    options.connection.credentials = Some(password(&server));
-    let bus = server.bus(options).await;
+    let bus = operator(&server).await;
     let charge = connect(&server, "shop/charge").await;
     tokio::time::sleep(A_WHILE).await;
     assert!(!charge.connected());
-    let callout = Callout::new(
-        cluster(),
-        bus.callout(),
-        issuer,
-        "compozy",
-        Arc::new(SystemClock),
-    );
-    let answers = tokio::spawn(async move { callout.run().await });
+    let answers = answer(&bus, issuer);
     let in_time = tokio::time::timeout(PATIENCE, charge.flush()).await;
     assert!(in_time.is_ok());
     answers.abort();

@@ -24,8 +24,8 @@ use self::answer::{Silence, Tool, Verdict};
 use super::{Execution, Plan, RUNNING_AFTER, Step, current_attempt, earliest, record::record};
 use crate::{
     api::{
-        self, CallRecord, ConditionStatus, Duration, ErrorCode, ErrorInfo, READY, Stop, TaskEvent,
-        TaskExecution, TaskExecutionStatus, Time, ToolCall, ToolSpec, TransitionData,
+        self, CallRecord, Duration, ErrorCode, ErrorInfo, Stop, TaskEvent, TaskExecution,
+        TaskExecutionStatus, Time, ToolCall, ToolSpec, TransitionData,
     },
     engine::{
         names,
@@ -40,8 +40,8 @@ const TOOL_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Whether a tool that the operator serves takes calls is looked at again after so long.
 const SERVED_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What is said of a tool whose status says nothing yet, or something else.
-const NO_POD: &str = "no pod takes its calls; without the operator's flag --executor-image, which the chart sets, none will";
+/// A call that nobody took is sent again after so long.
+const SEND_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// What is known of the tool that is to be called.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,8 @@ pub enum ToolView<'a> {
     Unasked,
     /// The API server, asked just now, does not have it.
     Missing,
-    /// The operator serves it, and none of its pods takes calls: why.
-    Unserved(&'a str),
+    /// The operator serves it, and none of its pods takes calls.
+    Unserved,
     /// The API server, asked just now, has it.
     Found(&'a ToolSpec),
 }
@@ -59,13 +59,10 @@ pub enum ToolView<'a> {
 impl<'a> ToolView<'a> {
     /// Of a tool; `served` says whether a pod of the operator's takes its calls.
     pub fn of(tool: &'a api::Tool, served: bool) -> ToolView<'a> {
-        if tool.spec.handler.is_none() || served {
-            return ToolView::Found(&tool.spec);
+        match tool.spec.handler.is_none() || served {
+            true => ToolView::Found(&tool.spec),
+            false => ToolView::Unserved,
         }
-        let conditions = tool.status.iter().flat_map(|status| &status.conditions);
-        let ready = conditions.rev().find(|condition| condition.kind == READY);
-        let unserved = ready.filter(|ready| ready.status != ConditionStatus::True);
-        ToolView::Unserved(unserved.map_or(NO_POD, |unserved| unserved.message.as_str()))
     }
 }
 
@@ -84,8 +81,11 @@ pub enum CallView {
         /// more.
         given_up: bool,
     },
-    /// Nobody was there to whom the call could go.
-    NoResponders,
+    /// Nobody was there to whom the call could go, so nobody has it.
+    NoResponders {
+        /// When NATS said so.
+        since: Time,
+    },
     /// It is over.
     Answered {
         /// When the tool said that it has begun, if it did.
@@ -174,7 +174,7 @@ impl Execution<'_> {
         match tool {
             ToolView::Unasked => Plan::step(Step::FindTool),
             ToolView::Missing => self.without_tool(),
-            ToolView::Unserved(why) => self.unserved(why),
+            ToolView::Unserved => self.unserved(),
             ToolView::Found(tool) => self.record_call(tool, caller),
         }
     }
@@ -188,8 +188,12 @@ impl Execution<'_> {
         self.show_waiting("ToolMissing", &message, earliest([again, self.deadline()]))
     }
 
-    fn unserved(&self, why: &str) -> Plan {
-        let message = format!("the Tool {:?} is not served yet: {why}", tool_name(self.te));
+    fn unserved(&self) -> Plan {
+        let name = tool_name(self.te);
+        // The same at all times: it is written once.
+        let message = format!(
+            "no pod takes the calls of the Tool {name:?}: kubectl describe tool {name} says why"
+        );
         let again = Some(self.now.after(SERVED_AGAIN));
         self.show_waiting("ToolNotReady", &message, earliest([again, self.deadline()]))
     }
@@ -204,6 +208,7 @@ impl Execution<'_> {
             tool_exec_id: names::tool_exec_id(uid, self.attempt),
             caller: caller.to_owned(),
             deadline: self.now.after(patience),
+            handled: tool.handler.is_some(),
         });
         record(status)
     }
@@ -225,10 +230,24 @@ impl Call<'_> {
                 at,
                 answer,
             } => self.end(*started, *at, self.tool().meant_by(answer)),
-            CallView::NoResponders => self.end(None, self.of.now, self.tool().not_served()),
+            CallView::NoResponders { since } => self.untaken(*since),
             CallView::Open { started, given_up } => self.unanswered(view, *started, *given_up),
             CallView::NoBus => self.unanswered(view, None, true),
             CallView::Unsent => self.unanswered(view, None, self.ours),
+        }
+    }
+
+    /// Nobody took the call. Whoever the operator runs comes back: after NATS, or a node, was gone. So it is sent once more,
+    /// and once more; it was never delivered.
+    fn untaken(&self, since: Time) -> Plan {
+        let again = since.after(SEND_AGAIN);
+        let in_time = self.of.stop.is_none() && again < self.record.deadline;
+        if !(self.record.handled && self.ours && in_time) {
+            return self.end(None, self.of.now, self.tool().not_served());
+        }
+        match self.of.now >= again {
+            true => Plan::step(Step::Call(self.of.attempt)),
+            false => Plan::wake(earliest([Some(again), self.of.deadline()])),
         }
     }
 

@@ -10,9 +10,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
-            PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
-            ServiceAccountTokenProjection, TCPSocketAction, Volume, VolumeMount, VolumeProjection,
+            Container, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar,
+            EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe,
+            ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection,
+            TCPSocketAction, Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -44,8 +45,12 @@ const TOKEN_SECONDS: i64 = 3600;
 
 const EXECUTOR_DIRECTORY: &str = "/compozy/bin";
 const EXECUTOR: &str = "/compozy/bin/executor";
-const TOKEN_DIRECTORY: &str = "/compozy/nats";
+const NATS_DIRECTORY: &str = "/compozy/nats";
 const TOKEN_FILE: &str = "/compozy/nats/token";
+const CA_FILE: &str = "/compozy/nats/ca.crt";
+
+/// Certificates are no secret: so they come to pods of every namespace without an object of their own.
+const ANNOTATION_CA: &str = "compozy.dev/nats-ca";
 
 /// Open as long as the executor takes calls.
 const READY_PORT: i32 = 6960;
@@ -84,24 +89,25 @@ pub(super) fn deployment(
         template: template(tool, handler, settings),
         ..DeploymentSpec::default()
     };
-    let annotations = BTreeMap::from([(ANNOTATION_HASH.to_owned(), hash(&spec))]);
-    Deployment {
+    let mut wanted = Deployment {
         metadata: ObjectMeta {
             name: Some(names::tool_server(&name)),
             namespace: tool.metadata.namespace.clone(),
             labels: Some(labels),
-            annotations: Some(annotations),
             owner_references: Some(vec![owner(tool)]),
             ..ObjectMeta::default()
         },
         spec: Some(spec),
         status: None,
-    }
+    };
+    let hash = (ANNOTATION_HASH.to_owned(), hash(&wanted));
+    wanted.metadata.annotations = Some(BTreeMap::from([hash]));
+    wanted
 }
 
-fn hash(spec: &DeploymentSpec) -> String {
+fn hash(wanted: &Deployment) -> String {
     // What was made of types of Kubernetes can be written as JSON.
-    let json = serde_json::to_vec(spec).unwrap_or_default();
+    let json = serde_json::to_vec(wanted).unwrap_or_default();
     let digest = Sha256::digest(json);
     digest[..16]
         .iter()
@@ -140,7 +146,9 @@ fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> Po
         settings,
         grace: (grace - FAREWELL_SECONDS).max(1),
     };
-    let annotations = metadata.annotations;
+    let mut annotations = metadata.annotations;
+    let ca = settings.nats_ca.clone();
+    annotations.extend(ca.map(|ca| (ANNOTATION_CA.to_owned(), ca)));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
@@ -197,10 +205,16 @@ impl Serving<'_> {
                     ..self.executor(command.map(str::to_owned).to_vec())
                 }
             }
-            Program::Http(_) => Container {
-                restart_policy: Some("Always".to_owned()),
-                ..self.user()
-            },
+            Program::Http(address) => {
+                let user = self.user();
+                let probe = user.startup_probe.clone();
+                Container {
+                    restart_policy: Some("Always".to_owned()),
+                    // No call is taken before there is somebody to pass it to.
+                    startup_probe: Some(probe.unwrap_or_else(|| listens(address.port))),
+                    ..user
+                }
+            }
         };
         Some(vec![container])
     }
@@ -268,8 +282,8 @@ impl Serving<'_> {
     /// What a container needs in which the executor takes calls.
     fn serving(&self, container: Container) -> Container {
         let mut mounts = container.volume_mounts.unwrap_or_default();
-        if self.settings.vouched_for {
-            mounts.push(mount("nats", TOKEN_DIRECTORY, true));
+        if self.shown_to_nats().is_some() {
+            mounts.push(mount("nats", NATS_DIRECTORY, true));
         }
         Container {
             env: Some(self.environment(container.env.unwrap_or_default())),
@@ -291,10 +305,7 @@ impl Serving<'_> {
                 name: "COMPOZY_POD_UID".to_owned(),
                 value: None,
                 value_from: Some(EnvVarSource {
-                    field_ref: Some(ObjectFieldSelector {
-                        field_path: "metadata.uid".to_owned(),
-                        ..ObjectFieldSelector::default()
-                    }),
+                    field_ref: Some(field("metadata.uid".to_owned())),
                     ..EnvVarSource::default()
                 }),
             },
@@ -307,6 +318,9 @@ impl Serving<'_> {
         ];
         if settings.vouched_for {
             ours.push(variable("COMPOZY_NATS_TOKEN_FILE", TOKEN_FILE.to_owned()));
+        }
+        if settings.nats_ca.is_some() {
+            ours.push(variable("COMPOZY_NATS_CA_FILE", CA_FILE.to_owned()));
         }
         if let Some(concurrency) = self.handler.concurrency {
             ours.push(variable(
@@ -328,22 +342,46 @@ impl Serving<'_> {
             }),
             ..Volume::default()
         });
-        let token = self.settings.vouched_for.then(|| Volume {
+        let nats = self.shown_to_nats().map(|sources| Volume {
             name: volume_name("nats"),
             projected: Some(ProjectedVolumeSource {
-                sources: Some(vec![VolumeProjection {
-                    service_account_token: Some(ServiceAccountTokenProjection {
-                        audience: Some(TOKEN_AUDIENCE.to_owned()),
-                        expiration_seconds: Some(TOKEN_SECONDS),
-                        path: "token".to_owned(),
-                    }),
-                    ..VolumeProjection::default()
-                }]),
+                sources: Some(sources),
                 ..ProjectedVolumeSource::default()
             }),
             ..Volume::default()
         });
-        executor.into_iter().chain(token).collect()
+        executor.into_iter().chain(nats).collect()
+    }
+
+    /// The files with which pod and NATS show each other who they are, if there are any.
+    fn shown_to_nats(&self) -> Option<Vec<VolumeProjection>> {
+        let token = self.settings.vouched_for.then(|| VolumeProjection {
+            service_account_token: Some(ServiceAccountTokenProjection {
+                audience: Some(TOKEN_AUDIENCE.to_owned()),
+                expiration_seconds: Some(TOKEN_SECONDS),
+                path: "token".to_owned(),
+            }),
+            ..VolumeProjection::default()
+        });
+        let ca = self.settings.nats_ca.as_ref().map(|_| VolumeProjection {
+            downward_api: Some(DownwardAPIProjection {
+                items: Some(vec![DownwardAPIVolumeFile {
+                    path: "ca.crt".to_owned(),
+                    field_ref: Some(field(format!("metadata.annotations['{ANNOTATION_CA}']"))),
+                    ..DownwardAPIVolumeFile::default()
+                }]),
+            }),
+            ..VolumeProjection::default()
+        });
+        let sources: Vec<_> = token.into_iter().chain(ca).collect();
+        (!sources.is_empty()).then_some(sources)
+    }
+}
+
+fn field(path: String) -> ObjectFieldSelector {
+    ObjectFieldSelector {
+        field_path: path,
+        ..ObjectFieldSelector::default()
     }
 }
 
@@ -363,12 +401,26 @@ fn executor_resources() -> ResourceRequirements {
 
 fn ready() -> Probe {
     Probe {
-        tcp_socket: Some(TCPSocketAction {
-            port: IntOrString::Int(READY_PORT),
-            ..TCPSocketAction::default()
-        }),
+        tcp_socket: Some(port(READY_PORT)),
         period_seconds: Some(2),
         ..Probe::default()
+    }
+}
+
+/// For five minutes; then the container is started again.
+fn listens(at: u16) -> Probe {
+    Probe {
+        tcp_socket: Some(port(at.into())),
+        period_seconds: Some(1),
+        failure_threshold: Some(300),
+        ..Probe::default()
+    }
+}
+
+fn port(port: i32) -> TCPSocketAction {
+    TCPSocketAction {
+        port: IntOrString::Int(port),
+        ..TCPSocketAction::default()
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     pod::PodSettings,
 };
 use crate::api::{
-    Condition, ConditionStatus, PodTemplate, READY, Time, Tool, ToolHandler, ToolStatus,
+    Condition, ConditionStatus, LABEL_TOOL, PodTemplate, READY, Time, Tool, ToolHandler, ToolStatus,
 };
 
 pub use deployment::TOKEN_AUDIENCE;
@@ -31,6 +31,8 @@ pub struct ServerSettings {
     pub nats_prefix: String,
     /// Whether NATS asks the operator who connects, so that pods show it a token.
     pub vouched_for: bool,
+    /// The certificates with which NATS shows who it is, as PEM, if the connection must be TLS.
+    pub nats_ca: Option<String>,
     /// What pods may ask for.
     pub allow: AllowList,
     /// The overlay under every tool's own.
@@ -74,7 +76,10 @@ pub fn plan(
         ),
         None => {
             let mut wanted = deployment::deployment(tool, handler, settings);
-            if found.is_none_or(|found| hash(found) != hash(&wanted)) {
+            let as_wanted = |found: &Deployment| {
+                hash(found) == hash(&wanted) && found.labels().contains_key(LABEL_TOOL)
+            };
+            if !found.is_some_and(as_wanted) {
                 wanted.metadata.uid = found.and_then(|found| found.metadata.uid.clone());
                 apply = Some(Box::new(wanted));
             }
@@ -87,6 +92,13 @@ pub fn plan(
     let status = status(tool, found, ready, now);
     let record = (tool.status.as_ref() != Some(&status)).then_some(status);
     Plan { apply, record }
+}
+
+/// Whether pods of `deployment` take the calls of `tool`.
+pub fn serves(deployment: &Deployment, tool: &Tool) -> bool {
+    let status = deployment.status.as_ref();
+    let ready = status.and_then(|status| status.ready_replicas);
+    is_ours(tool, deployment) && ready.unwrap_or(0) > 0
 }
 
 fn is_going<K: Resource>(object: &K) -> bool {

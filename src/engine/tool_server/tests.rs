@@ -112,6 +112,7 @@ fn a_web_server_runs_unchanged_and_the_executor_beside_it() {
         "it ends after the executor"
     );
     assert_eq!(server["args"], json!(["--port", "8000"]));
+    assert_eq!(server["startupProbe"]["tcpSocket"]["port"], 8000);
     assert!(
         server["env"].is_null() && server["volumeMounts"].is_null(),
         "it gets no token"
@@ -145,6 +146,25 @@ fn a_pod_gets_a_token_for_nats_alone_and_only_where_nats_wants_one() {
     let value = serde_json::to_value(applied(&tool(stdio()), &open)).unwrap();
     assert!(!value.to_string().contains("serviceAccountToken\""));
     assert!(!value.to_string().contains("TOKEN_FILE"));
+}
+
+#[test]
+fn a_pod_learns_by_which_certificates_nats_is_known() {
+    let tls = ServerSettings {
+        nats_ca: Some("-----BEGIN CERTIFICATE-----".to_owned()),
+        ..settings()
+    };
+    let deployment = applied(&tool(stdio()), &tls);
+    let value = serde_json::to_value(&deployment).unwrap();
+    let template = &value["spec"]["template"];
+    assert_eq!(
+        template["metadata"]["annotations"]["compozy.dev/nats-ca"],
+        "-----BEGIN CERTIFICATE-----"
+    );
+    let file = json!({"path": "ca.crt", "fieldRef": {"fieldPath": "metadata.annotations['compozy.dev/nats-ca']"}});
+    assert!(template.to_string().contains(&file.to_string()));
+    let set = json!({"name": "COMPOZY_NATS_CA_FILE", "value": "/compozy/nats/ca.crt"});
+    assert!(template.to_string().contains(&set.to_string()));
 }
 
 #[test]
@@ -215,6 +235,18 @@ fn a_roll_out_that_does_not_go_on_is_told_while_older_pods_serve() {
     let ready = &status.conditions[0];
     assert_eq!(ready.status, ConditionStatus::True);
     assert_eq!(ready.message, "timed out progressing");
+}
+
+#[test]
+fn a_deployment_that_lost_its_label_gets_it_back() {
+    let tool = tool(stdio());
+    let mut found = settled(&tool, 1);
+    assert!(serves(&found, &tool));
+    found.metadata.labels = None;
+    let planned = plan(&tool, Some(&found), None, &settings(), at(0));
+    assert!(planned.apply.is_some());
+    found.metadata.owner_references = None;
+    assert!(!serves(&found, &tool), "it is somebody else's");
 }
 
 #[test]

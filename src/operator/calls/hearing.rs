@@ -37,8 +37,8 @@ struct Call {
 /// How a call ended.
 #[derive(Clone)]
 enum End {
-    /// Nobody serves the tool.
-    NoResponders,
+    /// Nobody serves the tool, as NATS said then.
+    NoResponders(Time),
     /// The first answer that is more than that it began.
     Answer(Time, Answer),
 }
@@ -51,7 +51,7 @@ impl Call {
                 started,
                 given_up: false,
             },
-            Some(End::NoResponders) => CallView::NoResponders,
+            Some(End::NoResponders(since)) => CallView::NoResponders { since },
             Some(End::Answer(at, answer)) => CallView::Answered {
                 started,
                 at,
@@ -123,9 +123,12 @@ impl Hearing {
     async fn take(&self, key: &Key, tool_exec_id: &str, reply: &str, news: CallNews) {
         match news {
             CallNews::Message(message) => self.take_in(key, tool_exec_id, &[message]),
-            CallNews::NoResponders => self.change(key, tool_exec_id, |call| {
-                call.end.get_or_insert(End::NoResponders);
-            }),
+            CallNews::NoResponders => {
+                let now = self.now();
+                self.change(key, tool_exec_id, |call| {
+                    call.end.get_or_insert(End::NoResponders(now));
+                });
+            }
             CallNews::Reconnected => match self.calls.stored(reply).await {
                 Ok(missed) => self.take_in(key, tool_exec_id, &missed),
                 // It is asked again before the call's time is over.

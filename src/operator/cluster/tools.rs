@@ -36,7 +36,7 @@ impl Cluster {
     }
 
     /// Makes a Deployment so, or creates it. Fields that are not named stay as others set them, such as an autoscaler the
-    /// replicas. With a UID it is that one or a conflict, and what others have changed is set back.
+    /// replicas. With a UID it is that one or a conflict, and named fields that others have changed are set back.
     ///
     /// # Errors
     /// See [`CallError`]; a conflict too.

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::{CallError, Executions, Key, sibling};
 use crate::{
-    api::{TaskExecution, Time, ToolRef},
+    api::{TaskExecution, Time, Tool, ToolRef},
     engine::attempt::{self, CallView, Plan, Step, ToolView},
     operator::calls::CallsUnderWay,
 };
@@ -33,21 +33,24 @@ impl Executions {
         match (&plan.steps[..], calls) {
             ([Step::FindTool], _) => {
                 let tool = sibling(key, &tool.name);
-                let served = self.hub.tools.is_served(&tool);
                 // Who waits for a pod of it looks again and again, which costs no call.
                 if let Some(known) = self.hub.tools.tool(&tool)
-                    && let unserved @ ToolView::Unserved(_) = ToolView::of(&known, served)
+                    && let unserved @ ToolView::Unserved = self.look_at(&known)
                 {
                     return Ok(self.decide_call(execution, unserved, &view));
                 }
                 let tool = self.cluster.fetch_tool(&tool).await?;
-                let tool = tool.as_ref().map(|tool| ToolView::of(tool, served));
+                let tool = tool.as_ref().map(|tool| self.look_at(tool));
                 let tool = tool.unwrap_or(ToolView::Missing);
                 Ok(self.decide_call(execution, tool, &view))
             }
             ([Step::ConfirmCall(_)], Some(calls)) => Ok(self.confirm_call(execution, calls).await),
             _ => Ok(plan),
         }
+    }
+
+    fn look_at<'a>(&self, tool: &'a Tool) -> ToolView<'a> {
+        ToolView::of(tool, self.hub.tools.is_served(tool))
     }
 
     async fn confirm_call(&self, execution: &TaskExecution, calls: &CallsUnderWay) -> Plan {

@@ -21,7 +21,9 @@ impl<K> Default for Known<K> {
 
 impl<K: Resource> Known<K> {
     /// Takes one in; false if it was known.
-    pub fn apply(&self, object: K) -> bool {
+    pub fn apply(&self, mut object: K) -> bool {
+        // About half of it, and of no use here.
+        object.meta_mut().managed_fields = None;
         let key = key_of(&object);
         let mut known = self.lock();
         let newer = is_newer(known.get(&key).map(AsRef::as_ref), &object);

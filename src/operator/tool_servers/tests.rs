@@ -51,7 +51,7 @@ impl ApiServer {
             (Method::GET, _) => deployment
                 .clone()
                 .map_or_else(|| refusal(404, "NotFound"), |found| (200, found)),
-            (_, Some(reason)) => refusal(403, reason),
+            (_, Some(reason)) => refusal(500, reason),
             (_, None) => {
                 let mut applied = asked.body;
                 applied["metadata"]["uid"] = json!("du");

@@ -94,6 +94,7 @@ fn a_call_is_recorded_before_it_is_sent() {
         tool_exec_id: tool_exec_id("tu", 1),
         caller: ME.to_owned(),
         deadline: at(60),
+        handled: false,
     };
     assert_eq!(record_of(&te), Some(&record));
     assert_eq!(
@@ -199,7 +200,7 @@ fn without_nats_nothing_is_called_and_what_was_called_ends_by_its_deadline() {
 )]
 #[case::too_large(answered(at(2), Answer::Success(json!({"x": "x".repeat(MAX_OUTPUT_BYTES)}))), TaskEvent::ToolCompleted, "OUTPUTS_TOO_LARGE", "OUTPUTS_TOO_LARGE", "has 262152 bytes, the limit is 262144")]
 #[case::not_served(
-    CallView::NoResponders,
+    CallView::NoResponders { since: at(1) },
     TaskEvent::ToolFailed,
     "NO_RESPONDERS",
     "TOOL_UNAVAILABLE",

@@ -72,7 +72,7 @@ impl Ears {
                 at,
                 answer,
             },
-            None if self.refused => CallView::NoResponders,
+            None if self.refused => CallView::NoResponders { since: at(0) },
             None if self.listens || self.given_up => CallView::Open {
                 started,
                 given_up: self.given_up,
@@ -360,7 +360,7 @@ proptest! {
         }
         let open = |given_up| CallView::Open { started: Some(at(1)), given_up };
         let views = [
-            CallView::NoBus, CallView::Unsent, open(false), open(true), CallView::NoResponders,
+            CallView::NoBus, CallView::Unsent, open(false), open(true), CallView::NoResponders { since: at(0) },
             CallView::Answered { started: None, at: at(2), answer: answer(0) },
         ];
         let planned = plan_call(&te, ToolView::Found(&tool()), "1", &views[view], at(now));
