@@ -200,7 +200,10 @@ impl World {
             let listeners = world.tools.listeners.get(&reply);
             for (process, listener) in listeners.cloned().unwrap_or_default() {
                 if world.lives(process) && !world.bus.away {
-                    let _ = listener.send(news.clone());
+                    let heard = listener.send(news.clone()).is_ok();
+                    if let (CallNews::Message(message), true) = (&news, heard) {
+                        world.laws.answer_heard(message);
+                    }
                 }
             }
         });

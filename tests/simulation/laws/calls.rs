@@ -15,8 +15,25 @@ use super::Laws;
 #[derive(Default)]
 pub(super) struct CallSeen {
     sent: bool,
-    /// Results, in the order in which they were given, with the time.
-    results: Vec<(Timestamp, Value)>,
+    /// In the order in which they were given.
+    results: Vec<Given>,
+}
+
+/// A result that somebody gave.
+struct Given {
+    at: Timestamp,
+    body: Value,
+    /// Whoever listened heard it. What nobody heard is only in the stream.
+    heard: bool,
+}
+
+impl CallSeen {
+    /// The results that count: the first one that was heard, or one before it that was found in the stream.
+    fn first(&self) -> &[Given] {
+        let heard = self.results.iter().position(|given| given.heard);
+        let end = heard.map_or(self.results.len(), |heard| heard + 1);
+        &self.results[..end]
+    }
 }
 
 /// What was seen of all of them.
@@ -48,7 +65,24 @@ impl Laws {
     pub fn answered(&mut self, id: &str, body: &Value, now: Timestamp) {
         if body["status"] != "STARTED" {
             let call = self.calls.calls.entry(id.to_owned()).or_default();
-            call.results.push((now, body.clone()));
+            call.results.push(Given {
+                at: now,
+                body: body.clone(),
+                heard: false,
+            });
+        }
+    }
+
+    /// Whoever listens hears an answer.
+    pub fn answer_heard(&mut self, message: &[u8]) {
+        let Ok(body) = serde_json::from_slice::<Value>(message) else {
+            return;
+        };
+        let id = body["tool_exec_id"].as_str().unwrap_or_default();
+        let results = self.calls.calls.get_mut(id).map(|call| &mut call.results);
+        let given = results.into_iter().flatten();
+        for given in given.filter(|given| given.body == body) {
+            given.heard = true;
         }
     }
 
@@ -66,21 +100,30 @@ impl Laws {
             return;
         };
         let call = self.calls.calls.get(&record.tool_exec_id);
-        let first = call.and_then(|call| call.results.first()).cloned();
-        let first = first.as_ref();
-        let given = first.map(|(_, body)| &body["output"]);
-        if status.phase == TaskPhase::Succeeded && status.outputs.as_ref() != given {
-            let what = format!("{uid}: {:?}, answered: {first:?}", status.outputs);
+        let given = call.map_or(&[][..], |call| match self.calls.lost {
+            // Whoever was to find the first one does not.
+            true => &call.results,
+            false => call.first(),
+        });
+        let gives = |given: &Given| status.outputs.as_ref() == Some(&given.body["output"]);
+        if status.phase == TaskPhase::Succeeded && !given.iter().any(gives) {
+            let given: Vec<_> = given.iter().map(|given| &given.body).collect();
+            let what = format!("{uid}: {:?}, answered: {given:?}", status.outputs);
             self.break_with("a task gives what its tool gave", what);
         }
         let code = status.error.as_ref().map(|error| error.code.as_str());
-        let good = first.filter(|(at, body)| {
-            *at < record.deadline.0
-                && matches!(body["status"].as_str(), Some("SUCCESS" | "TOOL_ERROR"))
+        let good = self.calls.calls.get(&record.tool_exec_id);
+        let good = good.and_then(|call| call.results.first()).filter(|given| {
+            given.at < record.deadline.0
+                && matches!(
+                    given.body["status"].as_str(),
+                    Some("SUCCESS" | "TOOL_ERROR")
+                )
         });
         let forgotten = code == Some(ErrorCode::ToolUnavailable.as_str()) && good.is_some();
         if forgotten && !self.calls.lost {
-            let what = format!("{uid}: {:?}, answered: {first:?}", status.error);
+            let answered = good.map(|given| &given.body);
+            let what = format!("{uid}: {:?}, answered: {answered:?}", status.error);
             self.break_with("no answer is forgotten", what);
         }
     }
