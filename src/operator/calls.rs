@@ -67,8 +67,8 @@ impl CallsUnderWay {
         heard.unwrap_or(CallView::Unsent)
     }
 
-    /// Sends a call that this process recorded, and listens for its answers. Nothing is sent again
-    /// of which is not known whether it went.
+    /// Sends a call that this process recorded, and listens for its answers. Sent again is only what
+    /// did not go, or what nobody took.
     ///
     /// # Errors
     /// It did not go, and may be tried again.
@@ -81,13 +81,20 @@ impl CallsUnderWay {
         let subject = self.subjects.execute(namespace, workflow, &command.tool_id);
         // Nothing in it can fail to be JSON: all keys are strings.
         let payload = Bytes::from(serde_json::to_vec(&command).unwrap_or_default());
-        let news = self.calls.listen(&reply).await?;
+        let listens = self.hearing.waits_again(&key, &record.tool_exec_id);
+        let news = match listens {
+            // NATS tells one listener alone that nobody took a call: a second one would not hear it.
+            true => None,
+            false => Some(self.calls.listen(&reply).await?),
+        };
         // Who slept meanwhile does not know what became of the task.
         if self.fence.left().is_none() {
             return Err(BusError::Unavailable("the lease is lost".to_owned()));
         }
         // From here on it counts as sent, also if nobody is there any more to see it go.
-        self.hearing.follow(&key, record, &reply, news);
+        if let Some(news) = news {
+            self.hearing.follow(&key, record, &reply, news);
+        }
         let sent = self.calls.send(&subject, &reply, payload).await;
         match &sent {
             Ok(()) => debug!(subject, reply, "called"),

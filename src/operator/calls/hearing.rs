@@ -90,6 +90,17 @@ impl Hearing {
         (call.tool_exec_id == tool_exec_id).then(|| call.view())
     }
 
+    /// Forgets that nobody took a call, for it is sent again. Whether somebody listens for it.
+    pub fn waits_again(&self, key: &Key, tool_exec_id: &str) -> bool {
+        let mut calls = self.lock();
+        let call = calls
+            .get_mut(key)
+            .filter(|call| call.tool_exec_id == tool_exec_id);
+        let Some(call) = call else { return false };
+        call.end.take_if(|end| matches!(end, End::NoResponders(_)));
+        true
+    }
+
     /// Listens for the answers to a call. An earlier one of this task execution is forgotten.
     pub fn follow(
         self: &Arc<Self>,

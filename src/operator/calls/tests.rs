@@ -134,6 +134,23 @@ async fn that_nobody_serves_the_tool_is_heard_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_took_may_be_sent_again_and_again() {
+    let (bench, execution) = (Bench::new(), called_by(ME));
+    for _ in 0..3 {
+        bench.calls.send(&execution).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(1), bench.heard());
+        assert!(heard.await.is_ok(), "that nobody took it is not heard");
+        let view = bench.calls.view(&execution);
+        assert!(matches!(view, CallView::NoResponders { .. }), "{view:?}");
+    }
+    bench.serve(1);
+    bench.calls.send(&execution).await.unwrap();
+    bench.heard().await;
+    let view = bench.calls.view(&execution);
+    assert_eq!(answer(&view), Some(&n(1)), "{view:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_answered_to_a_process_that_is_gone_is_found() {
     let (bench, execution) = (Bench::new(), called_by("operator-0"));
     bench.nats.answer(REPLY, gives(1));

@@ -129,7 +129,12 @@ impl Calls for MemoryCalls {
             Some(answers) => answers
                 .into_iter()
                 .for_each(|answer| state.answer(reply, answer)),
-            None => state.tell(reply, CallNews::NoResponders),
+            // NATS picks one of the caller's listeners, be it one that is just about to go.
+            None => {
+                let listener = state.listeners.get(reply).and_then(|all| all.first());
+                let news = CallNews::NoResponders;
+                listener.into_iter().for_each(|one| tell(one, news.clone()));
+            }
         }
         state.sent.push(Sent {
             subject: subject.to_owned(),

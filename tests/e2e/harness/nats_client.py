@@ -33,6 +33,8 @@ class NatsClient:
 
         async def go():
             await act(self.connection)
+            # Twice: the first question may overtake what was only put into the client's buffer.
+            await self.connection.flush()
             await self.connection.flush()
 
         self.errors.clear()
