@@ -1,24 +1,39 @@
-"""A task that cannot begin before the test says so: no node has the label that its pod asks for."""
+"""Tasks that cannot begin before the test says so."""
+
+import json
 
 from . import cluster
+from .manifests import IMAGE
 
 LABEL = "e2e.compozy.dev/gate"
 
 
 class Gate:
+    """The pods behind it go where a pod with its label is. (A label of the node would do for the scheduler, but a kubelet that
+    has not seen it yet refuses the pod.)"""
+
     def __init__(self, name):
         self.name = name
-        self.nodes = []
 
     def pod_template(self):
-        return {"spec": {"nodeSelector": {LABEL: self.name}}}
+        term = {
+            "labelSelector": {"matchLabels": {LABEL: self.name}},
+            "namespaces": ["default"],
+            "topologyKey": "kubernetes.io/hostname",
+        }
+        return {"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}}
 
     def open(self):
-        """Lets the pods that wait be scheduled on the real nodes."""
-        for node in cluster.nodes():
-            cluster.kubectl("label", "node", node["metadata"]["name"], f"{LABEL}={self.name}", "--overwrite")
-            self.nodes.append(node["metadata"]["name"])
+        """Lets the pods that wait be scheduled on a real node."""
+        spec = {
+            "containers": [{"name": "main", "image": IMAGE, "command": ["sleep", "600"]}],
+            "terminationGracePeriodSeconds": 0,
+        }
+        pod = {
+            "apiVersion": "v1", "kind": "Pod", "spec": spec,
+            "metadata": {"name": self.name, "namespace": "default", "labels": {LABEL: self.name}},
+        }  # fmt: skip
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(pod))
 
     def close(self):
-        for node in self.nodes:
-            cluster.kubectl("label", "node", node, f"{LABEL}-")
+        cluster.kubectl("delete", "pod", self.name, "--namespace=default", "--ignore-not-found", "--wait=false")
