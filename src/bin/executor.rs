@@ -77,22 +77,16 @@ async fn serve_tool(serve: &Serve) -> Result<ExitCode, Error> {
             _ = interrupt.recv() => info!("SIGINT: ending"),
         }
     };
-    let shown = calls.clone();
-    let ready = async {
-        match serve.ready_port {
-            Some(port) => ready::show(port, &shown).await,
-            None => std::future::pending().await,
-        }
-    };
-    let served = tokio::select! {
-        biased;
-        served = serve::serve(serve.service(), calls, handler, end) => served?,
-        () = ready => return Err("nothing shows any more whether calls are taken".into()),
-    };
-    Ok(match served {
-        Ended::Finished => ExitCode::SUCCESS,
-        Ended::CutOff => ExitCode::FAILURE,
-    })
+    if let Some(port) = serve.ready_port {
+        let calls = calls.clone();
+        tokio::spawn(async move { ready::show(port, &calls).await });
+    }
+    Ok(
+        match serve::serve(serve.service(), calls, handler, end).await? {
+            Ended::Finished => ExitCode::SUCCESS,
+            Ended::CutOff => ExitCode::FAILURE,
+        },
+    )
 }
 
 async fn call_tool(call: &Call) -> Result<ExitCode, Error> {

@@ -21,14 +21,16 @@ pub fn spec_hash(spec: &WorkflowSpec) -> Result<String, serde_json::Error> {
     if let Value::Object(map) = &mut value {
         MUTABLE.iter().for_each(|field| drop(map.remove(*field)));
     }
+    Ok(fingerprint(&value))
+}
+
+/// The hash over the canonical JSON of a value, in 32 hexadecimal digits.
+pub fn fingerprint(value: &Value) -> String {
     let mut digest = Sha256::new();
-    write_canonical(&value, &mut digest);
-    Ok(digest
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    write_canonical(value, &mut digest);
+    let digest = digest.finalize();
+    let bytes = digest.iter().take(16);
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Keys sorted, whatever order the map keeps: independent of serde_json's features.

@@ -56,6 +56,8 @@ pub struct Executions {
     pub warnings: Warnings,
     /// Calls of tools; none without NATS.
     pub calls: Option<CallsUnderWay>,
+    /// Whether this operator serves tools, so that it knows whose pods take calls.
+    pub serves_tools: bool,
     /// How pods are made.
     pub pods: PodSettings,
     /// How long a deleted object waits for NATS.

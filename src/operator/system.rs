@@ -315,6 +315,7 @@ impl System {
             metrics: metrics.clone(),
             warnings,
             calls,
+            serves_tools: self.server_settings().is_some(),
             pods: self.pod_settings(),
             deletion_grace: settings.events_deletion_grace,
         });

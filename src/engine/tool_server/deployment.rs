@@ -23,7 +23,6 @@ use k8s_openapi::{
     },
 };
 use kube::Resource;
-use sha2::{Digest, Sha256};
 
 use super::ServerSettings;
 use crate::{
@@ -32,6 +31,7 @@ use crate::{
         names,
         pod::{self, ENV_PREFIX, VOLUME_PREFIX, merge_templates, security},
         rights,
+        spec_hash::fingerprint,
     },
 };
 
@@ -68,6 +68,7 @@ const EXECUTOR_CONTAINER: &str = "executor";
 pub(super) fn deployment(
     tool: &Tool,
     handler: &ToolHandler,
+    program: Program,
     settings: &ServerSettings,
 ) -> Deployment {
     let name = tool.metadata.name.clone().unwrap_or_default();
@@ -86,7 +87,7 @@ pub(super) fn deployment(
                 max_unavailable: Some(IntOrString::Int(0)),
             }),
         }),
-        template: template(tool, handler, settings),
+        template: template(tool, handler, program, settings),
         ..DeploymentSpec::default()
     };
     let mut wanted = Deployment {
@@ -107,26 +108,23 @@ pub(super) fn deployment(
 
 fn hash(wanted: &Deployment) -> String {
     // What was made of types of Kubernetes can be written as JSON.
-    let json = serde_json::to_vec(wanted).unwrap_or_default();
-    let digest = Sha256::digest(json);
-    digest[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    fingerprint(&serde_json::to_value(wanted).unwrap_or_default())
 }
 
 fn owner(tool: &Tool) -> OwnerReference {
     OwnerReference {
-        api_version: Tool::api_version(&()).into_owned(),
-        kind: Tool::kind(&()).into_owned(),
-        name: tool.metadata.name.clone().unwrap_or_default(),
-        uid: tool.metadata.uid.clone().unwrap_or_default(),
-        controller: Some(true),
         block_owner_deletion: Some(true),
+        // What was read from the API server has a name and a UID.
+        ..tool.controller_owner_ref(&()).unwrap_or_default()
     }
 }
 
-fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> PodTemplateSpec {
+fn template(
+    tool: &Tool,
+    handler: &ToolHandler,
+    program: Program,
+    settings: &ServerSettings,
+) -> PodTemplateSpec {
     let given = merge_templates(
         Some(&settings.pod_template),
         None,
@@ -143,6 +141,7 @@ fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> Po
     let serving = Serving {
         tool,
         handler,
+        program,
         settings,
         grace: (grace - FAREWELL_SECONDS).max(1),
     };
@@ -156,8 +155,8 @@ fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> Po
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
-            init_containers: serving.init_containers(),
-            containers: serving.containers(),
+            init_containers: Some(vec![serving.before()]),
+            containers: vec![serving.main()],
             ..pod::overlaid(overlay, serving.volumes(), &settings.pods)
         }),
     }
@@ -166,35 +165,36 @@ fn template(tool: &Tool, handler: &ToolHandler, settings: &ServerSettings) -> Po
 struct Serving<'a> {
     tool: &'a Tool,
     handler: &'a ToolHandler,
+    program: Program<'a>,
     settings: &'a ServerSettings,
     /// How long calls under way may go on after SIGTERM, in seconds.
     grace: i64,
 }
 
 /// What the executor lets answer.
-enum Program<'a> {
+pub(super) enum Program<'a> {
     /// A command that it starts, with the flag that says how.
     Command(&'static str, &'a HandlerCommand),
     /// A web server beside it.
     Http(&'a HandlerAddress),
 }
 
+impl Program<'_> {
+    /// What a handler names, if it is one thing.
+    pub(super) fn of(handler: &ToolHandler) -> Option<Program<'_>> {
+        match (&handler.exec, &handler.stdio, &handler.http) {
+            (Some(exec), None, None) => Some(Program::Command("--exec", exec)),
+            (None, Some(stdio), None) => Some(Program::Command("--stdio", stdio)),
+            (None, None, Some(http)) => Some(Program::Http(http)),
+            _ => None,
+        }
+    }
+}
+
 impl Serving<'_> {
-    /// The schema lets exactly one of them be given.
-    fn program(&self) -> Option<Program<'_>> {
-        let exec = self.handler.exec.as_ref();
-        let stdio = self.handler.stdio.as_ref();
-        exec.map(|exec| Program::Command("--exec", exec))
-            .or_else(|| stdio.map(|stdio| Program::Command("--stdio", stdio)))
-            .or_else(|| self.handler.http.as_ref().map(Program::Http))
-    }
-
-    fn brings_executor(&self) -> bool {
-        matches!(self.program(), Some(Program::Command(..)))
-    }
-
-    fn init_containers(&self) -> Option<Vec<Container>> {
-        let container = match self.program()? {
+    /// What has to be there before the main container: the executor in a volume, or the web server.
+    fn before(&self) -> Container {
+        match self.program {
             Program::Command(..) => {
                 let command = ["/executor", "install", EXECUTOR];
                 let mounts = vec![mount("executor", EXECUTOR_DIRECTORY, false)];
@@ -215,8 +215,7 @@ impl Serving<'_> {
                     ..user
                 }
             }
-        };
-        Some(vec![container])
+        }
     }
 
     fn user(&self) -> Container {
@@ -231,30 +230,28 @@ impl Serving<'_> {
         }
     }
 
-    fn containers(&self) -> Vec<Container> {
-        let user = self.user();
-        match self.program() {
-            None => vec![user],
-            Some(Program::Command(flag, program)) => {
+    /// The container in which the executor takes calls.
+    fn main(&self) -> Container {
+        match self.program {
+            Program::Command(flag, program) => {
                 let mut command = self.serve(EXECUTOR);
                 command.extend([flag.to_owned(), "--".to_owned()]);
                 command.extend(program.command.iter().cloned());
-                let mut serving = self.serving(user);
-                serving.command = Some(command);
-                let mounts = serving.volume_mounts.get_or_insert_default();
+                let mut main = self.serving(self.user());
+                main.command = Some(command);
+                let mounts = main.volume_mounts.get_or_insert_default();
                 mounts.push(mount("executor", EXECUTOR_DIRECTORY, true));
-                vec![serving]
+                main
             }
-            Some(Program::Http(address)) => {
+            Program::Http(address) => {
                 let path = address.path.as_deref().unwrap_or("/");
                 let url = format!("http://localhost:{}{path}", address.port);
                 let mut command = self.serve("/executor");
                 command.extend(["--http".to_owned(), url]);
-                let executor = Container {
+                self.serving(Container {
                     resources: Some(executor_resources()),
                     ..self.executor(command)
-                };
-                vec![self.serving(executor)]
+                })
             }
         }
     }
@@ -334,7 +331,8 @@ impl Serving<'_> {
     }
 
     fn volumes(&self) -> Vec<Volume> {
-        let executor = self.brings_executor().then(|| Volume {
+        let brings_executor = matches!(self.program, Program::Command(..));
+        let executor = brings_executor.then(|| Volume {
             name: volume_name("executor"),
             empty_dir: Some(EmptyDirVolumeSource {
                 size_limit: Some(Quantity("64Mi".to_owned())),

@@ -16,6 +16,7 @@ use crate::api::{
     Condition, ConditionStatus, LABEL_TOOL, PodTemplate, READY, Time, Tool, ToolHandler, ToolStatus,
 };
 
+use self::deployment::Program;
 pub use deployment::TOKEN_AUDIENCE;
 
 /// The installation's say about what serves tools.
@@ -66,16 +67,16 @@ pub fn plan(
     let found = found.filter(|found| !is_going(*found));
     let mut apply = None;
     let ready = match check(handler, &settings.allow) {
-        Some(errors) => Ready::no("InvalidSpec", errors),
-        None if found.is_some_and(|found| !is_ours(tool, found)) => Ready::no(
+        Err(errors) => Ready::no("InvalidSpec", errors),
+        Ok(_) if found.is_some_and(|found| !is_ours(tool, found)) => Ready::no(
             "NameTaken",
             format!(
                 "there is a Deployment {} that is not this tool's; delete it or rename the tool",
                 found.map(ResourceExt::name_any).unwrap_or_default()
             ),
         ),
-        None => {
-            let mut wanted = deployment::deployment(tool, handler, settings);
+        Ok(program) => {
+            let mut wanted = deployment::deployment(tool, handler, program, settings);
             let as_wanted = |found: &Deployment| {
                 hash(found) == hash(&wanted) && found.labels().contains_key(LABEL_TOOL)
             };
@@ -116,16 +117,24 @@ fn hash(deployment: &Deployment) -> Option<&String> {
     deployment.annotations().get(deployment::ANNOTATION_HASH)
 }
 
-fn check(handler: &ToolHandler, allow: &AllowList) -> Option<String> {
+/// What is to answer the calls, or all that is wrong with the handler.
+fn check<'a>(handler: &'a ToolHandler, allow: &AllowList) -> Result<Program<'a>, String> {
     let path = "spec.handler";
-    let container =
+    let mut errors =
         admission::check_container(&handler.container, allow, &format!("{path}.container"));
-    let template = handler.pod_template.iter().flat_map(|template| {
-        admission::check_template(template, allow, &format!("{path}.podTemplate"))
-    });
-    let errors: Vec<FieldError> = container.into_iter().chain(template).collect();
+    if let Some(template) = &handler.pod_template {
+        let path = format!("{path}.podTemplate");
+        errors.extend(admission::check_template(template, allow, &path));
+    }
+    let program = Program::of(handler);
+    if program.is_none() {
+        let message = "needs exactly one of: exec, stdio, http";
+        errors.push(FieldError::new(path, message));
+    }
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join("; "))
+    program
+        .filter(|_| texts.is_empty())
+        .ok_or_else(|| texts.join("; "))
 }
 
 /// Whether a tool is served, and why.

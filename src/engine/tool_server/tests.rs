@@ -290,6 +290,22 @@ fn a_tool_may_ask_for_no_more_than_a_workflow() {
     );
 }
 
+/// The schema refuses it; a definition that somebody replaced may not.
+#[test]
+fn a_handler_is_one_thing() {
+    let mut both = stdio();
+    both["exec"] = json!({"command": ["x"]});
+    for handler in [both, json!({"container": {"image": "x"}})] {
+        let planned = plan(&tool(handler), None, None, &settings(), at(0));
+        let status = planned.record.unwrap();
+        assert_eq!(planned.apply, None);
+        assert_eq!(
+            status.conditions[0].message,
+            "spec.handler: needs exactly one of: exec, stdio, http"
+        );
+    }
+}
+
 #[test]
 fn what_the_api_server_refused_is_shown_and_tried_again() {
     let planned = plan(

@@ -49,8 +49,10 @@ impl Executions {
         }
     }
 
+    /// An operator that serves no tools cannot know whether somebody takes their calls: NATS says so.
     fn look_at<'a>(&self, tool: &'a Tool) -> ToolView<'a> {
-        ToolView::of(tool, self.hub.tools.is_served(tool))
+        let served = !self.serves_tools || self.hub.tools.is_served(tool);
+        ToolView::of(tool, served)
     }
 
     async fn confirm_call(&self, execution: &TaskExecution, calls: &CallsUnderWay) -> Plan {
