@@ -63,17 +63,15 @@ impl Callout {
         }
     }
 
-    /// Answers for ever.
+    /// Answers until the NATS client ends.
     pub async fn run(&self) {
-        loop {
-            let questions = self.nats.questions().await;
-            let answers = questions.for_each_concurrent(AT_ONCE, async |message| {
-                if let Some(reply) = message.reply {
-                    self.answer(&reply, &message.payload).await;
-                }
-            });
-            answers.await;
-        }
+        let questions = self.nats.questions().await;
+        let answers = questions.for_each_concurrent(AT_ONCE, async |message| {
+            if let Some(reply) = message.reply {
+                self.answer(&reply, &message.payload).await;
+            }
+        });
+        answers.await;
     }
 
     async fn answer(&self, reply: &str, payload: &[u8]) {

@@ -57,7 +57,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
             biased;
             () = termination.requested() => Ok(()),
             () = served => Err("HTTP is no longer served".into()),
-            () = vouch(callout) => Err("NATS asks in vain who connects".into()),
+            () = vouch(callout) => Err("nobody tells NATS any more who connects".into()),
         }
     };
     system.run(end).await
