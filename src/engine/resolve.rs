@@ -304,6 +304,17 @@ pub fn refused(execution: &TaskExecution, message: &str) -> TaskExecution {
     refused
 }
 
+/// In place of a task execution of which nobody knows whether it came to be, in a run that starts nothing any more: it
+/// takes the name and ends without having begun, unless the first one was there before it.
+pub fn withdrawn(execution: &TaskExecution) -> TaskExecution {
+    let mut withdrawn = execution.clone();
+    withdrawn.spec.stop = Some(Stop {
+        code: ErrorCode::Cancelled.as_str().to_owned(),
+        reason: "the run started nothing any more before the task had begun".to_owned(),
+    });
+    withdrawn
+}
+
 /// What an expression may read of a task.
 struct Seen {
     phase: &'static str,

@@ -45,6 +45,8 @@ pub struct Chain {
     own: End,
     /// The call that was told or asked about last.
     call: Option<(String, End)>,
+    /// Calls that were asked about because nothing is known of the object's events, and of which there is nothing.
+    untold: Vec<String>,
     /// The event that the server found too large.
     too_large: Option<u64>,
 }
@@ -143,6 +145,7 @@ impl Chain {
             certainty,
             own,
             call: None,
+            untold: Vec::new(),
             too_large: None,
         }
     }
@@ -180,6 +183,9 @@ impl Chain {
             let last = history.iter().find(|entry| entry.sequence == self.acked);
             return Step::Read(last.map_or(Filter::Own, |entry| entry.filter.clone()));
         }
+        if let Some(call) = self.unasked(history) {
+            return Step::Read(call);
+        }
         let Some(next) = history.iter().find(|entry| entry.sequence > self.acked) else {
             return Step::Done;
         };
@@ -199,6 +205,20 @@ impl Chain {
         })
     }
 
+    /// The call to ask about before the object is taken for one of which nothing was told. Limits take the oldest
+    /// messages first: what is left of an object may be of its calls alone, whose last event says the most.
+    fn unasked(&self, history: &[Entry]) -> Option<Filter> {
+        if self.acked > 0 {
+            return None;
+        }
+        let newest_first = history.iter().rev().map(|entry| &entry.filter);
+        let mut calls = newest_first.filter(|filter| match filter {
+            Filter::Own => false,
+            Filter::Call(id) => !self.untold.contains(id),
+        });
+        calls.next().cloned()
+    }
+
     /// Finds the place again from a filter's last message. `first` is the oldest sequence that the stream still had
     /// after it was asked. True if the stream lost what it had said to have: then it lost more than this.
     pub fn read(
@@ -210,7 +230,7 @@ impl Chain {
     ) -> bool {
         let remembered = self.certainty == Certainty::Remembered;
         let end = self.end(filter);
-        let known = match remembered || *filter == self.filter {
+        let known = match remembered || *filter == self.filter && !self.keeps(filter) {
             true => (self.acked, self.last),
             false => (end.sequence, end.last),
         };
@@ -230,11 +250,18 @@ impl Chain {
         if remembered && sequence == 0 && *filter != Filter::Own {
             // Nothing is left of the call: the object's own events tell how far it was.
             (self.acked, self.last) = (0, 0);
+        } else if let Filter::Call(id) = filter
+            && (sequence, self.acked) == (0, 0)
+        {
+            self.untold.push(id.clone());
         } else if remembered || sequence >= self.acked {
             // What is there was stored behind all that comes before it.
             self.see(filter.clone(), sequence, last);
         } else if lost {
-            self.see_what_is_left(known.1);
+            self.see_what_is_left(filter, known.1);
+        } else if *filter == self.filter {
+            // As it was left: what was acknowledged last had gone before, see `published`.
+            self.certainty = Certainty::Seen;
         }
         lost && !remembered
     }
@@ -243,6 +270,13 @@ impl Chain {
     pub fn published(&mut self, turn: &Turn, result: &Result<PublishAck, PublishError>) -> Next {
         let sequence = turn.sequence;
         match result {
+            // Stored once and gone since: the server knows ids for longer than limits leave messages. The filter ends
+            // as before, with an event that came before this one and was told again.
+            Ok(ack) if ack.duplicate && ack.sequence <= turn.expected_last => {
+                self.see(turn.filter.clone(), sequence, turn.expected_last);
+                self.certainty = Certainty::Told;
+                Next::Stored
+            }
             // A duplicate was stored by an earlier attempt, and its sequence is as good.
             Ok(ack) => {
                 self.see(turn.filter.clone(), sequence, ack.sequence);
@@ -277,15 +311,27 @@ impl Chain {
         self.certainty = Certainty::Seen;
     }
 
-    /// The stream lost what stood at `lost` and behind it.
-    fn see_what_is_left(&mut self, lost: u64) {
-        let call = self.call.iter();
-        let call = call.map(|(id, end)| (Filter::Call(id.clone()), *end));
-        let left = call.chain([(Filter::Own, self.own)]);
-        let left = left.filter(|(_, end)| end.last < lost);
-        match left.max_by_key(|(_, end)| end.sequence) {
-            Some((filter, end)) => self.see(filter, end.sequence, end.last),
-            None => self.see(Filter::Own, 0, 0),
+    /// The stream lost what stood at `lost` and behind it. Of the filter that was read the end is known.
+    fn see_what_is_left(&mut self, read: &Filter, lost: u64) {
+        if *read != Filter::Own && self.own.last >= lost {
+            self.own = End::UNKNOWN;
+        }
+        let left = |(id, end): &(String, End)| *read == Filter::Call(id.clone()) || end.last < lost;
+        self.call = self.call.take().filter(left);
+        self.untold.clear();
+        match &self.call {
+            Some((id, end)) if end.sequence > self.own.sequence => {
+                self.see(Filter::Call(id.clone()), end.sequence, end.last);
+            }
+            _ => self.see(Filter::Own, self.own.sequence, self.own.last),
+        }
+    }
+
+    /// Whether the filter's end is remembered.
+    fn keeps(&self, filter: &Filter) -> bool {
+        match filter {
+            Filter::Own => true,
+            Filter::Call(id) => self.call.as_ref().is_some_and(|(call, _)| call == id),
         }
     }
 

@@ -27,6 +27,8 @@ use crate::ports::{Bus, BusError, PublishAck, PublishError};
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// How often a chain looks for its place in one go without coming on; more means that somebody else moves it.
 const READS_AT_ONCE: u32 = 3;
+/// What the stream had when it was asked it may have lost when an answer comes as late as this.
+const FRESH: Duration = Duration::from_millis(250);
 /// How often a write that has to wait for another one is tried in one go.
 const IN_FLIGHT_TRIES: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -291,6 +293,9 @@ impl Mirror {
         );
         if contradicted && self.books().note_contradiction(kept) {
             self.say_started_over();
+        }
+        if asked.elapsed() > FRESH {
+            kept.chain.resume();
         }
         let unsure = kept.unsure.take_if(|unsure| unsure.turn.filter == *filter);
         if let (Some(stored), Some(Unsure { turn, floor })) = (stored, unsure)

@@ -233,11 +233,30 @@ impl Progress {
     }
 
     /// Whether the run thinks that this task execution is under way.
-    pub fn is_active(&self, name: &str) -> bool {
+    fn is_active(&self, name: &str) -> bool {
         match (self.known.get(name), &self.graph) {
             (Some(&which), Ok((_, run))) => run.is_active(which),
             _ => false,
         }
+    }
+
+    /// Whether a task execution that is not there counts as under way. What is marked was there: if the run never saw
+    /// it, that came and went while the run waited for an answer, and it must not be created again.
+    pub fn has_come_and_gone(&mut self, name: &str) -> bool {
+        if !self.known.contains_key(name)
+            && let Some(which) = self.unseen_of(name)
+        {
+            self.observe_begun(which);
+            self.marked.remove(name);
+        }
+        self.is_active(name)
+    }
+
+    /// Which one that was not seen to begin has this name.
+    fn unseen_of(&self, name: &str) -> Option<ExecutionIndex> {
+        let whole = (0..self.names.tasks.len()).map(ExecutionIndex::from);
+        let mut unseen = whole.chain(self.fresh_items());
+        unseen.find(|which| self.name(*which).as_deref() == Some(name))
     }
 
     /// Takes in a task execution.

@@ -28,7 +28,7 @@ use crate::{
     engine::{
         definition::Installation,
         notice,
-        resolve::refused,
+        resolve::{refused, withdrawn},
         run::ExecutionIndex,
         workflow::{self, Observed, Plan, Step},
     },
@@ -148,7 +148,7 @@ impl Workflows {
             let execution_key = sibling(key, &name);
             if let Some(execution) = self.hub.index.execution(&execution_key) {
                 progress.observe(&execution);
-            } else if progress.is_active(&name) {
+            } else if progress.has_come_and_gone(&name) {
                 match self.cluster.fetch_execution(&execution_key).await {
                     Ok(Some(execution)) => self.hub.execution(execution),
                     Ok(None) => progress.observe_gone(&name, Time(self.clock.now())),
@@ -162,11 +162,12 @@ impl Workflows {
         Ok(())
     }
 
-    /// Takes in what no watch has shown. A creation that was not answered is sent again: the API
-    /// server may still do the first one, and only its answer tells whether the task began.
+    /// Takes in what no watch has shown, before a run ends. A creation that was not answered is sent
+    /// again, as one that is not to begin: the API server may still do the first one, and only its
+    /// answer tells whether the task began.
     async fn confirm_tasks(&self, key: &Key, progress: &mut Progress) -> Result<(), CallError> {
         for (which, sent) in progress.unanswered() {
-            match self.create(key, progress, which, &sent).await {
+            match self.create(key, progress, which, &withdrawn(&sent)).await {
                 Err(error) if error.code().is_none() => return Err(error),
                 // A webhook may be away for long, and the run must be able to end.
                 Err(_) => self.look_for(&sibling(key, &sent.name_any())).await?,

@@ -39,6 +39,9 @@ impl World {
         }
         if !self.is_led() {
             found.push("no operator leads".to_owned());
+        } else if !self.is_overlooked() {
+            // A list that is not answered is asked for anew after a minute.
+            found.push("who leads does not see all of it yet".to_owned());
         }
         found
     }

@@ -326,6 +326,7 @@ impl World {
             _ => {
                 let seconds = self.faults.dice.i64(-100_000..100_000);
                 self.replicas[replica].clock += seconds;
+                self.laws.clock_set();
             }
         }
         true

@@ -66,6 +66,10 @@ impl World {
                 self.look_before(&request);
             }
         }
+        // It may never be stored.
+        if request.kind == Kind::Event && request.body["reason"] == "EventsLost" {
+            self.laws.let_go();
+        }
         let (identity, at) = (process.identity(), Instant::now());
         match request.kind {
             _ if !request.verb.writes() => {}
@@ -167,7 +171,7 @@ impl World {
         if effect && request.kind == Kind::Pod && request.verb == Verb::Delete {
             self.disturbed_before_pod_deletion(&request.name);
         }
-        self.look_at(&request);
+        self.look_at(process, &request);
         self.laws.arrives(way.first);
         let leader = self.leader();
         let answer = match self.stale_list(&request) {
@@ -225,8 +229,8 @@ impl World {
     }
 
     /// What the laws say to a request that is about to be done.
-    fn look_at(&mut self, request: &Request) {
-        if request.kind == Kind::Event && request.body["reason"] == "EventsLost" {
+    fn look_at(&mut self, process: Process, request: &Request) {
+        if self.is_overdue(process, request) {
             self.laws.let_go();
         }
         if request.kind == Kind::Pod && request.verb == Verb::Delete {
@@ -247,6 +251,27 @@ impl World {
                 self.laws.releases(pod, execution.map(|it| &**it));
             }
         }
+    }
+
+    /// Whether somebody lets a deleted object go that has waited for NATS as long as it had to. An Event is to say so,
+    /// if the operator lives to write it.
+    fn is_overdue(&self, process: Process, request: &Request) -> bool {
+        let lets_go = matches!(request.verb, Verb::Patch(_))
+            && !request.body["metadata"]["finalizers"].is_null();
+        let (namespace, name) = (&request.namespace, &request.name);
+        let found = self
+            .api
+            .get(request.kind, namespace, name)
+            .filter(|_| lets_go);
+        let deleted = found.and_then(|found| {
+            found["metadata"]["deletionTimestamp"]
+                .as_str()?
+                .parse::<Timestamp>()
+                .ok()
+        });
+        let grace = i64::try_from(self.scenario.grace).unwrap_or(i64::MAX);
+        let now = self.time() + SignedDuration::from_millis(self.replicas[process.replica].clock);
+        deleted.is_some_and(|deleted| now >= deleted + SignedDuration::from_secs(grace))
     }
 
     fn is_gone_run(&self, key: &Key) -> bool {

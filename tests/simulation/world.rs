@@ -486,15 +486,30 @@ impl World {
 
     /// Whether who holds the lease lives.
     pub fn is_led(&self) -> bool {
+        self.leads().is_some()
+    }
+
+    /// Whether who leads watches all that it works on.
+    pub fn is_overlooked(&self) -> bool {
+        let leads = self.leads();
+        let followers = self.followers.values();
+        let theirs = followers.filter(|follower| Some(follower.process) == leads);
+        let watched: Vec<_> = theirs.map(|follower| follower.watch.kind()).collect();
+        [Kind::Workflow, Kind::TaskExecution, Kind::Pod]
+            .iter()
+            .all(|kind| watched.contains(kind))
+    }
+
+    /// Who holds the lease, if that process lives.
+    fn leads(&self) -> Option<Process> {
         let leader = self.leader();
-        let mut replicas = self.replicas.iter().enumerate();
-        replicas.any(|(replica, Replica { life, lives, .. })| {
-            let process = Process {
-                replica,
-                life: *life,
-            };
-            *lives && process.identity() == leader
-        })
+        let replicas = self.replicas.iter().enumerate();
+        let living = replicas.filter(|(_, state)| state.lives);
+        let mut living = living.map(|(replica, Replica { life, .. })| Process {
+            replica,
+            life: *life,
+        });
+        living.find(|process| process.identity() == leader)
     }
 }
 

@@ -323,6 +323,60 @@ fn an_own_event_that_is_older_than_what_a_call_was_told_contradicts_nothing() {
     assert_eq!(chain.acknowledged(), 1);
 }
 
+#[rstest]
+#[case::its_end(told(4, 40), publish(5, 0, 0))]
+#[case::its_beginning(told(3, 30), publish_of_call(4, 30))]
+fn what_limits_left_of_a_call_tells_how_far_the_object_is(
+    #[case] stored: Stored,
+    #[case] step: Step,
+) {
+    let history = with_a_call();
+    let mut unknown = Chain::new(0, 0);
+    let mut remembered = Chain::new(5, 50);
+    // What was told of the object itself went: its first events with time, its end was lost.
+    assert_eq!(remembered.step(&history), Step::Read(Filter::Own));
+    assert!(!remembered.read(UID, &Filter::Own, None, 30));
+    for chain in [&mut unknown, &mut remembered] {
+        assert_eq!(chain.step(&history), Step::Read(call()));
+        assert!(!chain.read(UID, &call(), Some(&stored), 30));
+        assert_eq!(chain.step(&history), step);
+    }
+}
+
+#[test]
+fn an_object_of_which_nothing_is_left_is_told_from_its_beginning() {
+    let of = |id: &str| Filter::Call(id.to_owned());
+    let mut history = with_a_call();
+    history[3].filter = of("d");
+    let mut chain = Chain::new(0, 0);
+    for call in [of("d"), call()] {
+        assert_eq!(chain.step(&history), Step::Read(call.clone()));
+        assert!(!chain.read(UID, &call, None, 1));
+        chain.resume();
+    }
+    assert_eq!(chain.step(&history), publish(1, 0, 0));
+}
+
+#[test]
+fn an_event_whose_id_the_server_knows_for_longer_than_its_message_was_told() {
+    let history = with_a_call();
+    let mut chain = Chain::new(0, 0);
+    chain.published(&turn(1, Filter::Own), &ack(60, false));
+    let second = Turn {
+        expected_last: 60,
+        ..turn(2, Filter::Own)
+    };
+    assert_eq!(chain.published(&second, &ack(20, true)), Next::Stored);
+    assert_eq!(chain.acknowledged(), 2);
+    assert_eq!(chain.step(&history), Step::Read(Filter::Own));
+    assert!(!chain.read(UID, &Filter::Own, Some(&told(1, 60)), 55));
+    assert_eq!(chain.step(&history), publish_of_call(3, 0));
+    chain.published(&turn(3, call()), &ack(61, false));
+    chain.published(&turn(4, call()), &ack(62, false));
+    assert!(!chain.read(UID, &call(), Some(&told(4, 62)), 55));
+    assert_eq!(chain.step(&history), publish(5, 60, 0));
+}
+
 #[test]
 fn of_two_calls_at_once_each_finds_its_place() {
     let of = |id: &str| Filter::Call(id.to_owned());

@@ -206,6 +206,43 @@ async fn a_creation_without_an_answer_is_sent_again_before_the_run_may_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_creation_that_is_sent_again_when_nothing_starts_any_more_does_not_begin() {
+    let installation = Installation::new(run(begun()));
+    installation.server.lock().unwrap().webhook_away = true;
+    installation.reconcile().await.unwrap_err();
+    installation.server.lock().unwrap().webhook_away = false;
+    installation.cancel();
+    installation.watch();
+    installation.asked();
+    installation.reconcile().await.unwrap();
+    assert_eq!(installation.stops(), ["CANCELLED"]);
+    let asked = installation.asked();
+    assert_eq!(asked[0], "POST taskexecutions");
+    assert!(!asked.iter().any(|it| it.starts_with("PATCH")), "{asked:?}");
+}
+
+/// Its pod ran: to create it again would run it twice.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_came_and_went_while_its_creation_had_no_answer_is_not_run_again() {
+    let installation = Installation::new(run(begun()));
+    installation.server.lock().unwrap().unanswered = 1;
+    installation.reconcile().await.unwrap_err();
+    let name = task_execution_name("w", "wu", "t", None);
+    let created = installation.server.lock().unwrap().executions.remove(&name);
+    let created = serde_json::from_value(created.unwrap()).unwrap();
+    installation.hub.execution(created);
+    let key: Key = ("n".into(), name.as_str().into());
+    installation.hub.execution_gone(&key, None);
+    installation.asked();
+    installation.reconcile().await.unwrap();
+    assert_eq!(installation.phase(), RunPhase::Failed);
+    let asked = installation.asked();
+    assert_eq!(asked[..2], [format!("GET {name}"), "PUT status".to_owned()]);
+    let created = asked.iter().any(|it| it.starts_with("POST"));
+    assert!(!created, "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_can_create_nothing_can_be_cancelled() {
     let installation = Installation::new(run(begun()));
     installation.server.lock().unwrap().webhook_away = true;

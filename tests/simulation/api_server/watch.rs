@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    read,
+    Kind, read,
     refusal::Refusal,
     request::Request,
     selector::Selector,
@@ -61,6 +61,11 @@ impl Event {
 }
 
 impl Watch {
+    /// What is watched.
+    pub fn kind(&self) -> Kind {
+        self.request.kind
+    }
+
     /// Opens a watch.
     ///
     /// # Errors

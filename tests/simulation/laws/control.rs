@@ -22,6 +22,10 @@ impl Laws {
         // What was sent before is sent again: only the answer tells whether the task has begun. Not
         // so if it came to be and is gone: that would run it twice.
         let first = self.scheduled.insert(task.name_any());
+        // One that takes a name and does not begin.
+        if task.spec.stop.is_some() {
+            return;
+        }
         let gone = self.executions.values().any(|seen| {
             let same = seen.task == task.spec.task && seen.index == task.spec.index;
             same && seen.run == task.spec.workflow.uid && seen.seen.gone

@@ -12,8 +12,11 @@ use crate::bus::header;
 /// So often the stream is looked at, if nothing else shows that it lost messages.
 const UNKNOWN: u64 = 35_000;
 
+/// What the operator saw in the stream so long ago it takes to be there: JetStream compares the end of one filter only.
+const FRESH: u64 = 260;
+
 impl Laws {
-    /// A deleted object was let go although NATS did not have its events: an Event says so.
+    /// A deleted object was let go although NATS did not have its events.
     pub fn let_go(&mut self) {
         self.let_go = true;
     }
@@ -62,6 +65,7 @@ impl Laws {
             _ if self.forgotten.contains(&uid) => true,
             // Nor is it what the limits took, before the end of what was left got lost.
             Some(_) if self.retired => seq > last,
+            Some(lost) if now < lost + FRESH => seq > last,
             Some(_) => seq > last && seq <= held_from.max(last + 1),
             None => seq == last + 1,
         };
