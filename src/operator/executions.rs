@@ -19,12 +19,12 @@ use super::{
     index::{Key, is_held, sibling},
     metrics::Metrics,
     progress::is_ended,
-    time::{Due, instant},
+    time::{Due, Grace, instant},
     warnings::Warnings,
 };
 use crate::{
     api::{
-        Duration, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, TaskExecution,
+        LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID, TaskExecution,
         TaskExecutionStatus, TaskPhase, Time, Workflow,
     },
     engine::{
@@ -61,7 +61,7 @@ pub struct Executions {
     /// How pods are made.
     pub pods: PodSettings,
     /// How long a deleted object waits for NATS.
-    pub deletion_grace: Duration,
+    pub deletion_grace: Grace,
 }
 
 impl Executions {
@@ -373,7 +373,7 @@ impl Executions {
                     "letting a deleted task execution go without NATS"
                 );
                 self.metrics.count_let_go();
-                self.warnings.let_go(execution, self.deletion_grace);
+                self.warnings.let_go(execution, self.deletion_grace.span());
                 self.cluster.release(execution, None).await.map(|()| None)
             }
         }
@@ -382,11 +382,16 @@ impl Executions {
     /// When the grace ends: it begins with the deletion of the execution or of its run. A run is
     /// held by its executions, and takes them along only when it goes itself.
     fn due(&self, key: &Key, execution: &TaskExecution) -> Due {
+        let ended = execution
+            .status
+            .as_ref()
+            .and_then(|status| status.finished_at);
+        let (grace, clock) = (self.deletion_grace, &*self.clock);
         match (
-            Due::of(execution, self.deletion_grace, &*self.clock),
+            Due::of(execution, ended, grace, clock),
             self.run_of(key, execution),
         ) {
-            (Due::Never, Some(run)) => Due::of(&*run, self.deletion_grace, &*self.clock),
+            (Due::Never, Some(run)) => Due::of(&*run, ended, grace, clock),
             (due, _) => due,
         }
     }

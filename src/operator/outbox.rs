@@ -120,11 +120,15 @@ impl Outbox {
     pub fn let_go(&self, uid: &str, receipt: Option<&MirrorPosition>) -> bool {
         let epoch = self.epoch();
         let mut state = self.lock();
-        let complete = |epoch| {
+        // Of a run whose tasks are told anew all but its end may have been published since.
+        let complete = |epoch, receipt: &MirrorPosition| {
             let known = state.progress.get(uid);
-            known.is_some_and(|published| published.is_complete(epoch))
+            known.is_some_and(|published| {
+                published.is_complete(epoch) && published.newest >= receipt.seq
+            })
         };
-        let owed = receipt.is_some() && epoch.is_some_and(|epoch| !complete(epoch));
+        let owed =
+            receipt.is_some_and(|receipt| epoch.is_some_and(|epoch| !complete(epoch, receipt)));
         if owed {
             state.owed.insert(uid.to_owned());
         } else {

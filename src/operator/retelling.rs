@@ -455,6 +455,43 @@ mod tests {
         assert!(hub.outbox.is_owed("w2"));
     }
 
+    /// The write was decided upon before the loss, and refused until now.
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_is_let_go_while_its_tasks_are_told_again_is_owed_its_end() {
+        let bus = Arc::new(MemoryBus::default());
+        let installation = Installation::new(bus.clone(), |_| receipt("none", 1));
+        installation.settle().await;
+        let hub = &installation.hub;
+        let held = |mut object: Value| {
+            object["metadata"]["finalizers"] = json!([crate::api::FINALIZER_EVENTS]);
+            object
+        };
+        let mut let_go = run(&receipt("none", 1));
+        let_go["metadata"]["uid"] = json!("w2");
+        let_go["metadata"]["name"] = json!("w2");
+        let mut task = held(task("t3", &receipt("none", 1)));
+        task["spec"]["workflow"] = json!({"name": "w2", "uid": "w2", "id": "w2"});
+        hub.workflow(serde_json::from_value(held(let_go.clone())).unwrap());
+        hub.execution(serde_json::from_value(task).unwrap());
+        let publish = async || {
+            let next = hub.mirrored.next().await;
+            crate::operator::publishing::publish(hub, next.clone()).await;
+            hub.mirrored.done(&next);
+        };
+        while hub.mirrored.depth() > 0 {
+            publish().await;
+        }
+        bus.delete_stream();
+        assert!(hub.outbox.mirror().unwrap().refresh().await);
+        hub.start_over();
+        let run: Key = ("n".into(), "w2".into());
+        crate::operator::publishing::publish(hub, Mirrored::Workflow(run)).await;
+        assert_eq!(installation.told(), ["w2:1"], "its task was not told again");
+        let_go["metadata"]["resourceVersion"] = json!("6");
+        hub.workflow(serde_json::from_value(let_go).unwrap());
+        assert!(hub.outbox.is_owed("w2"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_object_that_is_gone_is_owed_nothing() {
         let bus = Arc::new(MemoryBus::default());

@@ -34,6 +34,7 @@ use super::{
     retelling::Retelling,
     settings::Settings,
     survey::Survey,
+    time::Grace,
     tool_servers::ToolServers,
     unparsable,
     warnings::Warnings,
@@ -298,6 +299,7 @@ impl System {
         let calls = self.calls_under_way(fence.clone());
         let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
+        let deletion_grace = Grace::from_now(settings.events_deletion_grace);
         let workflows = Arc::new(Workflows {
             hub: hub.clone(),
             cluster: cluster.clone(),
@@ -305,7 +307,7 @@ impl System {
             metrics: metrics.clone(),
             warnings: warnings.clone(),
             installation: self.installation.clone(),
-            deletion_grace: settings.events_deletion_grace,
+            deletion_grace,
             runs: Mutex::new(HashMap::new()),
         });
         let executions = Arc::new(Executions {
@@ -317,7 +319,7 @@ impl System {
             calls,
             serves_tools: self.server_settings().is_some(),
             pods: self.pod_settings(),
-            deletion_grace: settings.events_deletion_grace,
+            deletion_grace,
         });
         tasks.spawn(drive(
             "workflow",

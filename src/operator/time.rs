@@ -13,6 +13,35 @@ pub fn instant(clock: &dyn Clock, at: Time) -> Instant {
     Instant::now() + at.since(Time(clock.now()))
 }
 
+/// How long a deleted object waits for NATS to take its events.
+#[derive(Clone, Copy, Debug)]
+pub struct Grace {
+    span: Duration,
+    /// When this process began to work on objects.
+    began: Instant,
+}
+
+impl Grace {
+    /// At least so long this process tries to publish an object's last event: what was deleted while no operator ran,
+    /// or long before it ended, has not waited for NATS.
+    const TRIED: std::time::Duration = std::time::Duration::from_secs(30);
+
+    /// Objects wait for `span` after their deletion. The process begins now.
+    pub fn from_now(span: Duration) -> Grace {
+        let began = Instant::now();
+        Grace { span, began }
+    }
+
+    /// How long it is after the deletion.
+    pub fn span(&self) -> Duration {
+        self.span
+    }
+
+    fn tried_since(&self, begun: Instant) -> Instant {
+        begun.max(self.began) + self.span.get().min(Self::TRIED)
+    }
+}
+
 /// When a deleted object is let go although NATS does not have its events.
 pub enum Due {
     /// It was not deleted: it waits.
@@ -24,16 +53,91 @@ pub enum Due {
 }
 
 impl Due {
-    /// The end of `grace` after the object's deletion.
-    pub fn of<K: Resource>(object: &K, grace: Duration, clock: &dyn Clock) -> Due {
+    /// The end of `grace` for the object, of which the last event is that it `ended`.
+    pub fn of<K: Resource>(
+        object: &K,
+        ended: Option<Time>,
+        grace: Grace,
+        clock: &dyn Clock,
+    ) -> Due {
         let Some(deleted) = &object.meta().deletion_timestamp else {
             return Due::Never;
         };
-        let due = Time(deleted.0).after(grace.get());
-        if due.0 <= clock.now() {
-            Due::Now
-        } else {
-            Due::At(instant(clock, due))
+        let now = Instant::now();
+        let waited = instant(clock, Time(deleted.0).after(grace.span.get()));
+        let ago = ended.map_or(std::time::Duration::ZERO, |ended| {
+            Time(clock.now()).since(ended)
+        });
+        let tried = grace.tried_since(now.checked_sub(ago).unwrap_or(grace.began));
+        match waited.max(tried) {
+            due if due <= now => Due::Now,
+            due => Due::At(due),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{api::Workflow, ports::SystemClock};
+
+    fn ago_by(seconds: i64) -> Time {
+        Time(jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds))
+    }
+
+    fn deleted(seconds_ago: i64) -> Workflow {
+        let at = ago_by(seconds_ago).0;
+        serde_json::from_value(json!({
+            "apiVersion": "compozy.dev/v1alpha1", "kind": "Workflow",
+            "metadata": {"name": "w", "deletionTimestamp": at.to_string()},
+            "spec": {"tasks": [{"name": "a", "container": {"image": "x"}}]},
+        }))
+        .unwrap()
+    }
+
+    fn in_seconds(due: &Due) -> u64 {
+        match due {
+            Due::At(at) => at.duration_since(Instant::now()).as_secs_f64().round() as u64,
+            Due::Now => 0,
+            Due::Never => u64::MAX,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_deleted_while_no_operator_ran_waits_for_nats_all_the_same() {
+        let grace = Grace::from_now(Duration::from_secs(300));
+        let due = |ago| {
+            in_seconds(&Due::of(
+                &deleted(ago),
+                Some(ago_by(ago)),
+                grace,
+                &SystemClock,
+            ))
+        };
+        assert_eq!(due(100), 200);
+        assert_eq!(due(3600), 30);
+        tokio::time::advance(std::time::Duration::from_secs(31)).await;
+        assert_eq!(due(3600), 0);
+        let short = Grace::from_now(Duration::from_secs(5));
+        let due = Due::of(&deleted(3600), Some(ago_by(3600)), short, &SystemClock);
+        assert_eq!(in_seconds(&due), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_long_after_its_deletion_still_has_time_to_be_told() {
+        let grace = Grace::from_now(Duration::from_secs(300));
+        tokio::time::advance(std::time::Duration::from_secs(3600)).await;
+        let due = |ended| {
+            in_seconds(&Due::of(
+                &deleted(3600),
+                Some(ago_by(ended)),
+                grace,
+                &SystemClock,
+            ))
+        };
+        assert_eq!(due(1), 29);
+        assert_eq!(due(31), 0);
     }
 }

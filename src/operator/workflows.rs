@@ -20,11 +20,11 @@ use super::{
     index::{Key, is_held, sibling},
     metrics::Metrics,
     progress::{Progress, is_ended},
-    time::{Due, instant},
+    time::{Due, Grace, instant},
     warnings::Warnings,
 };
 use crate::{
-    api::{Duration, TaskExecution, Time, Workflow, WorkflowStatus},
+    api::{TaskExecution, Time, Workflow, WorkflowStatus},
     engine::{
         definition::Installation,
         notice,
@@ -57,7 +57,7 @@ pub struct Workflows {
     /// What the installation adds to and allows of every workflow.
     pub installation: Installation,
     /// How long a deleted object waits for NATS.
-    pub deletion_grace: Duration,
+    pub deletion_grace: Grace,
     /// The runs under way. A run is with one reconciliation at a time, which takes it out.
     pub runs: Mutex<HashMap<Key, Progress>>,
 }
@@ -354,12 +354,16 @@ impl Workflows {
             let released = self.cluster.release(workflow, receipt.as_ref());
             return released.await.map(|()| None);
         }
-        match Due::of(workflow, self.deletion_grace, &*self.clock) {
+        let finished_at = workflow
+            .status
+            .as_ref()
+            .and_then(|status| status.finished_at);
+        match Due::of(workflow, finished_at, self.deletion_grace, &*self.clock) {
             Due::Never => Ok(None),
             Due::At(at) => Ok(Some(at)),
             Due::Now => {
                 self.metrics.count_let_go();
-                self.warnings.let_go(workflow, self.deletion_grace);
+                self.warnings.let_go(workflow, self.deletion_grace.span());
                 let released = self.cluster.release(workflow, None);
                 released.await.map(|()| None)
             }

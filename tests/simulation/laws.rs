@@ -96,6 +96,8 @@ struct ExecutionSeen {
     /// The last call of a tool.
     call: Option<CallRecord>,
     seen: Seen,
+    /// It came when its run was over or gone: it does not begin.
+    late: bool,
 }
 
 /// What was seen of any object with events.
@@ -290,7 +292,7 @@ impl Laws {
         let uid = execution.uid().unwrap_or_default();
         let run_uid = &execution.spec.workflow.uid;
         let task = &execution.spec.task;
-        let seen = ExecutionSeen {
+        let mut seen = ExecutionSeen {
             run: run_uid.clone(),
             task: task.clone(),
             index: execution.spec.index,
@@ -336,19 +338,21 @@ impl Laws {
             if let Some(what) = run.items_in_disorder(execution, siblings()) {
                 wrong.push(what);
             }
+            let same =
+                |other: &&ExecutionSeen| other.task == *task && other.index == execution.spec.index;
+            // A creation may be under way for long, and come when its task execution was taken away by force.
+            let taken = siblings().filter(same).any(|other| other.seen.stripped);
             let under_way = open().count();
-            if under_way >= run.parallelism {
+            if under_way >= run.parallelism && !taken {
                 wrong.push(format!(
                     "{task} is one more than {} at once",
                     run.parallelism
                 ));
             }
-            // What arrives late for a run that is gone goes with it.
-            let again = !run.seen.gone
-                && siblings().any(|other| {
-                    let same = other.task == *task && other.index == execution.spec.index;
-                    same && !other.seen.stripped
-                });
+            // What arrives late for a run that is gone goes with it, and for one that is over does not begin.
+            let over = run.seen.gone || is_final(&run.phase);
+            seen.late = over;
+            let again = !over && siblings().filter(same).any(|other| !other.seen.stripped);
             if again {
                 wrong.push(format!("{task} has a second task execution"));
             }

@@ -257,7 +257,7 @@ impl World {
     /// if the operator lives to write it.
     fn is_overdue(&self, process: Process, request: &Request) -> bool {
         let lets_go = matches!(request.verb, Verb::Patch(_))
-            && !request.body["metadata"]["finalizers"].is_null();
+            && request.body["metadata"].get("finalizers").is_some();
         let (namespace, name) = (&request.namespace, &request.name);
         let found = self
             .api

@@ -373,6 +373,10 @@ impl World {
             last: None,
         };
         self.followers.insert(id, follower);
+        if Some(process) == self.leads() {
+            // What it missed until now it has yet to do.
+            self.last_start = self.now;
+        }
         self.tell_soon(id);
         self.later(timeout, move |world| {
             world.followers.remove(&id);
@@ -493,7 +497,7 @@ impl World {
     pub fn is_overlooked(&self) -> bool {
         let leads = self.leads();
         let followers = self.followers.values();
-        let theirs = followers.filter(|follower| Some(follower.process) == leads);
+        let theirs = followers.filter(|it| Some(it.process) == leads && !it.sender.is_closed());
         let watched: Vec<_> = theirs.map(|follower| follower.watch.kind()).collect();
         [Kind::Workflow, Kind::TaskExecution, Kind::Pod]
             .iter()

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::FINALIZER_EVENTS,
+    api::{Duration, FINALIZER_EVENTS},
     operator::{
         fence::Fence,
         testing::{Answer, Asked, client, refusal},
@@ -71,7 +71,7 @@ fn executions(answer: impl Fn(Asked) -> Answer + Send + Sync + 'static) -> Execu
         calls: None,
         serves_tools: false,
         pods: PodSettings { restricted: false },
-        deletion_grace: Duration::from_secs(60),
+        deletion_grace: Grace::from_now(Duration::from_secs(60)),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{FINALIZER_EVENTS, RunPhase, TaskPhase},
+    api::{Duration, FINALIZER_EVENTS, RunPhase, TaskPhase},
     engine::names::task_execution_name,
     operator::{
         fence::Fence,
@@ -135,7 +135,7 @@ impl Installation {
             metrics: metrics.clone(),
             warnings: Warnings::new(metrics).0,
             installation: crate::engine::definition::Installation::default(),
-            deletion_grace: Duration::from_secs(60),
+            deletion_grace: Grace::from_now(Duration::from_secs(60)),
             runs: Mutex::default(),
         };
         let installation = Installation {

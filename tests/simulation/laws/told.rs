@@ -125,7 +125,7 @@ impl Laws {
             };
             let tasks = self.told.iter().enumerate().filter(|(_, (of, _))| {
                 let seen = self.executions.get(of);
-                seen.is_some_and(|seen| seen.run == *uid && !seen.seen.stripped)
+                seen.is_some_and(|seen| seen.run == *uid && !seen.seen.stripped && !seen.late)
             });
             let places: Vec<usize> = tasks.map(|(place, _)| place).collect();
             let (Some(first), Some(last)) = (places.first(), places.last()) else {
