@@ -45,8 +45,10 @@ pub struct Chain {
     own: End,
     /// The call that was told or asked about last.
     call: Option<(String, End)>,
-    /// Calls that were asked about because nothing is known of the object's events, and of which there is nothing.
-    untold: Vec<String>,
+    /// An event was stored from here: none behind it can be there yet.
+    told: bool,
+    /// Filters that were looked at before that.
+    asked: Vec<Filter>,
     /// The event that the server found too large.
     too_large: Option<u64>,
 }
@@ -145,7 +147,8 @@ impl Chain {
             certainty,
             own,
             call: None,
-            untold: Vec::new(),
+            told: false,
+            asked: Vec::new(),
             too_large: None,
         }
     }
@@ -183,13 +186,15 @@ impl Chain {
             let last = history.iter().find(|entry| entry.sequence == self.acked);
             return Step::Read(last.map_or(Filter::Own, |entry| entry.filter.clone()));
         }
-        if let Some(call) = self.unasked(history) {
-            return Step::Read(call);
-        }
         let Some(next) = history.iter().find(|entry| entry.sequence > self.acked) else {
             return Step::Done;
         };
         let end = self.end(&next.filter);
+        if end.last == 0
+            && let Some(filter) = self.unasked(next, history)
+        {
+            return Step::Read(filter);
+        }
         if !end.stands {
             return Step::Read(next.filter.clone());
         }
@@ -205,18 +210,21 @@ impl Chain {
         })
     }
 
-    /// The call to ask about before the object is taken for one of which nothing was told. Limits take the oldest
-    /// messages first: what is left of an object may be of its calls alone, whose last event says the most.
-    fn unasked(&self, history: &[Entry]) -> Option<Filter> {
-        if self.acked > 0 {
+    /// What else to look at before `next` goes to a filter that has nothing, and so nothing to compare with. Limits take
+    /// the oldest messages first: it may have been told and gone, and one behind it be there still. The newest says the
+    /// most.
+    fn unasked(&self, next: &Entry, history: &[Entry]) -> Option<Filter> {
+        if self.told {
             return None;
         }
-        let newest_first = history.iter().rev().map(|entry| &entry.filter);
-        let mut calls = newest_first.filter(|filter| match filter {
-            Filter::Own => false,
-            Filter::Call(id) => !self.untold.contains(id),
-        });
-        calls.next().cloned()
+        let behind = history
+            .iter()
+            .rev()
+            .take_while(|entry| entry.sequence > next.sequence);
+        let mut filters = behind.map(|entry| &entry.filter);
+        let unasked =
+            filters.find(|filter| **filter != next.filter && !self.asked.contains(filter));
+        unasked.cloned()
     }
 
     /// Finds the place again from a filter's last message. `first` is the oldest sequence that the stream still had
@@ -247,14 +255,13 @@ impl Chain {
             stands: true,
         };
         let lost = sequence < known.0;
+        if !self.told && !self.asked.contains(filter) {
+            self.asked.push(filter.clone());
+        }
         if remembered && sequence == 0 && *filter != Filter::Own {
             // Nothing is left of the call: the object's own events tell how far it was.
             (self.acked, self.last) = (0, 0);
-        } else if let Filter::Call(id) = filter
-            && (sequence, self.acked) == (0, 0)
-        {
-            self.untold.push(id.clone());
-        } else if remembered || sequence >= self.acked {
+        } else if remembered || sequence >= self.acked && (sequence > 0 || *filter == Filter::Own) {
             // What is there was stored behind all that comes before it.
             self.see(filter.clone(), sequence, last);
         } else if lost {
@@ -281,6 +288,7 @@ impl Chain {
             Ok(ack) => {
                 self.see(turn.filter.clone(), sequence, ack.sequence);
                 self.certainty = Certainty::Told;
+                self.told |= !ack.duplicate;
                 *self.end_mut(&turn.filter) = End {
                     sequence,
                     last: ack.sequence,
@@ -318,7 +326,8 @@ impl Chain {
         }
         let left = |(id, end): &(String, End)| *read == Filter::Call(id.clone()) || end.last < lost;
         self.call = self.call.take().filter(left);
-        self.untold.clear();
+        self.told = false;
+        self.asked.clear();
         match &self.call {
             Some((id, end)) if end.sequence > self.own.sequence => {
                 self.see(Filter::Call(id.clone()), end.sequence, end.last);

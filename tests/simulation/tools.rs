@@ -25,7 +25,7 @@ use crate::{
     bus::{Heard, SimBus},
     faults::Class,
     trace::fingerprint,
-    world::{NAMESPACE, Process, World},
+    world::{NAMESPACE, Order, Process, World},
 };
 
 /// The tool that every task calls which calls one.
@@ -36,6 +36,10 @@ pub const PATIENCE: u64 = 20_000;
 
 /// Somebody looks so often, in milliseconds, whether the tool is still defined.
 const CARE: u64 = 3_000;
+
+/// One of so many calls is overslept, for so many milliseconds.
+const OVERSLEEPS: u8 = 20;
+const OVERSLEPT: std::ops::Range<u64> = 13_000..45_000;
 
 /// What belongs to calls in a world.
 #[derive(Default)]
@@ -122,11 +126,22 @@ impl World {
     }
 
     fn listen(&mut self, process: Process, reply: String) -> UnboundedReceiver<CallNews> {
+        self.may_oversleep(&reply);
         let (sender, receiver) = unbounded_channel();
         let listeners = self.tools.listeners.entry(reply).or_default();
         listeners.retain(|(_, known)| !known.is_closed());
         listeners.push((process, sender));
         receiver
+    }
+
+    /// Who is about to call stands still, for longer than its lease: nothing else happens often enough just then. With
+    /// dice of its own, so that the other worlds stay what they are.
+    fn may_oversleep(&mut self, reply: &str) {
+        let mut dice = Rng::with_seed(fingerprint(&(self.scenario.seed(), reply, "oversleeps")));
+        if self.faults.are_on() && dice.u8(..OVERSLEEPS) == 0 {
+            self.orders.push(Order::Freeze(dice.u64(OVERSLEPT)));
+            self.strike(Class::Frozen);
+        }
     }
 
     /// A command reaches NATS.

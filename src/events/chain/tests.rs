@@ -344,6 +344,18 @@ fn what_limits_left_of_a_call_tells_how_far_the_object_is(
 }
 
 #[test]
+fn what_was_told_behind_an_event_that_had_its_time_is_looked_for() {
+    let history = with_a_call();
+    // Remembered from before the call's end and the task's, of which limits took the first.
+    let mut chain = Chain::new(3, 30);
+    assert_eq!(chain.step(&history), Step::Read(call()));
+    assert!(!chain.read(UID, &call(), None, 45));
+    assert_eq!(chain.step(&history), Step::Read(Filter::Own));
+    assert!(!chain.read(UID, &Filter::Own, Some(&told(5, 50)), 45));
+    assert_eq!(chain.step(&history), Step::Done);
+}
+
+#[test]
 fn an_object_of_which_nothing_is_left_is_told_from_its_beginning() {
     let of = |id: &str| Filter::Call(id.to_owned());
     let mut history = with_a_call();
