@@ -169,11 +169,15 @@ impl Executions {
         let pods = self.hub.index.pods_of(key);
         let view = pod.as_deref().map_or(PodView::Unseen, PodView::Cached);
         let plan = self.decide(execution, view, &pods);
-        let [Step::ConfirmPod(asked)] = plan.steps[..] else {
-            return Ok(plan);
+        let (asked, missing) = match plan.steps[..] {
+            [Step::ConfirmPod(asked)] => (asked, PodView::Gone),
+            [Step::CreatePod(asked)] if self.hub.index.lost_pod(key, execution) == Some(asked) => {
+                (asked, PodView::Lost)
+            }
+            _ => return Ok(plan),
         };
         let found = self.cluster.fetch_pod(&pod_key(key, asked)).await?;
-        let view = found.as_ref().map_or(PodView::Gone, PodView::Present);
+        let view = found.as_ref().map_or(missing, PodView::Present);
         Ok(self.decide(execution, view, &pods))
     }
 

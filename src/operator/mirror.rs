@@ -382,7 +382,8 @@ impl Mirror {
         let progress = Progress {
             pending: kept.pending,
             outdated: history.last().is_some_and(|newest| known > newest.sequence),
-            position: (outcome.is_ok() && known > 0).then(|| MirrorPosition {
+            // Also when it cannot be asked now: what is complete is let go with that as its receipt.
+            position: (known > 0).then(|| MirrorPosition {
                 seq: known,
                 stream: kept.created.clone(),
                 stream_seq: kept.chain.last(),

@@ -307,8 +307,15 @@ async fn who_is_no_server_of_a_tool_is_refused_and_the_server_is_told_why() {
         let refused = options.connect(server.address()).await.unwrap_err();
         let violation = async_nats::ConnectErrorKind::AuthorizationViolation;
         assert_eq!(refused.kind(), violation, "{token}");
-        let log = std::fs::read_to_string(server.directory().join("log")).unwrap();
-        assert!(log.contains(why), "{token}: {log}");
+        // The server answers before it writes.
+        let logged = async || {
+            let log = || std::fs::read_to_string(server.directory().join("log")).unwrap();
+            while !log().contains(why) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let logged = tokio::time::timeout(Duration::from_secs(10), logged()).await;
+        assert!(logged.is_ok(), "the log does not say of {token}: {why}");
     }
     let_in(&server, "shop/charge").await;
 }

@@ -158,7 +158,7 @@ impl Laws {
         match change.key.kind {
             Kind::Workflow => self.workflow(change, now),
             Kind::TaskExecution => self.execution(change, now),
-            Kind::Pod => self.pod(change),
+            Kind::Pod => self.pod(change, now),
             Kind::Lease => self.renewed(change),
             _ => {}
         }
@@ -363,7 +363,7 @@ impl Laws {
         }
     }
 
-    fn pod(&mut self, change: &Change) {
+    fn pod(&mut self, change: &Change, now: u64) {
         let Some(pod) = parsed::<Pod>(change.after.as_deref()) else {
             if let Some(before) = parsed::<Pod>(change.before.as_deref())
                 && let Some(seen) = self.pods.get_mut(&before.uid().unwrap_or_default())
@@ -376,7 +376,7 @@ impl Laws {
         let attempt = attempt(&pod);
         let uid = pod.uid().unwrap_or_default();
         if !self.pods.contains_key(&uid) {
-            self.dispatched(&pod.name_any(), &execution, attempt);
+            self.dispatched(&pod.name_any(), &execution, attempt, now);
         }
         let runs =
             matches!(status::main_state(&pod), status::Main::Running(_)) && !status::is_over(&pod);
@@ -418,7 +418,7 @@ impl Laws {
     }
 
     /// A pod came to be.
-    fn dispatched(&mut self, name: &str, execution: &str, attempt: u32) {
+    fn dispatched(&mut self, name: &str, execution: &str, attempt: u32, now: u64) {
         let Some(seen) = self.executions.get(execution) else {
             return self.break_with("pods have an execution", name.to_owned());
         };
@@ -431,7 +431,7 @@ impl Laws {
         let mut others = self.pods.values().filter(of_attempt);
         // One that comes late, when the first of its name has gone again, nobody can call back.
         let again = others.any(|other| !self.sent_in_time || other.name != name);
-        if again && !stripped {
+        if again && !stripped && !self.may_be_two(now) {
             let what = format!("{name}: attempt {attempt} has a second pod");
             self.break_with("one pod for each attempt", what);
         }
@@ -463,11 +463,15 @@ impl Laws {
         self.lease_tampered = Some(now);
     }
 
+    /// Whether two may lead: somebody took the lease away from one that does not know it yet.
+    fn may_be_two(&self, now: u64) -> bool {
+        self.lease_tampered
+            .is_some_and(|at| now < at + LEASE_DURATION)
+    }
+
     /// The operator sends a write.
     pub fn writes(&mut self, identity: &str, leader: &str, line: &str, now: u64) {
-        let tampered = self.lease_tampered;
-        let unknowing = tampered.is_some_and(|at| now < at + LEASE_DURATION);
-        if identity != leader && !unknowing {
+        if identity != leader && !self.may_be_two(now) {
             let what = format!("at {now} {identity} sends {line}, the leader is {leader:?}");
             self.break_with("only the leader writes", what);
         }

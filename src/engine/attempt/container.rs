@@ -40,6 +40,8 @@ pub enum PodView<'a> {
     Unseen,
     /// The API server, asked just now, does not have it.
     Gone,
+    /// The same, and it was there.
+    Lost,
 }
 
 /// The attempt's pod, and whether it is only as the cache has it.
@@ -102,7 +104,7 @@ pub fn plan<'a>(
     if status.phase.is_final() {
         let last = match pod {
             PodView::Present(pod) | PodView::Cached(pod) => Some((attempt, pod)),
-            PodView::Unseen | PodView::Gone => None,
+            PodView::Unseen | PodView::Gone | PodView::Lost => None,
         };
         return let_go(others.into_iter().chain(last), te).unwrap_or_default();
     }
@@ -119,6 +121,8 @@ pub fn plan<'a>(
     match pod {
         PodView::Unseen => execution.without_pod(false, blocked),
         PodView::Gone => execution.without_pod(true, blocked),
+        // Whoever takes pods away by force before their status is recorded does not go on for ever.
+        PodView::Lost => execution.record_end(&outcome::gone(execution.stopping())),
         PodView::Present(pod) | PodView::Cached(pod) if !is_ours(pod, te, attempt) => {
             execution.with_namesake(pod)
         }

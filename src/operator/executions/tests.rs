@@ -109,6 +109,41 @@ async fn a_pod_of_somebody_else_under_our_name_is_shown_and_looked_for_again() {
     assert!(pod.is_some(), "{:?}", server.asked.lock().unwrap());
 }
 
+/// Finalizer and all, before anything of it was recorded.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_somebody_takes_away_as_it_starts_costs_an_attempt_each_time() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let executions = executions(move |asked| {
+        let mut seen = seen.lock().unwrap();
+        seen.push(asked.method.clone());
+        let mut object = asked.body;
+        object["metadata"]["resourceVersion"] = json!((seen.len() + 1).to_string());
+        match asked.method {
+            Method::POST => {
+                object["metadata"]["creationTimestamp"] = json!(jiff::Timestamp::now().to_string());
+                (201, object)
+            }
+            Method::PUT => (200, object),
+            _ => refusal(404, "NotFound"),
+        }
+    });
+    let (hub, key) = (executions.hub.clone(), key());
+    hub.workflow(run("Running"));
+    hub.execution(execution());
+    executions.reconcile(&key).await.unwrap();
+    hub.pod_gone(&("n".into(), "t-1".into()), None);
+    executions.reconcile(&key).await.unwrap();
+    let shown = hub.index.execution(&key).unwrap().status.clone().unwrap();
+    assert_eq!(shown.failures.infrastructure, 1, "{shown:?}");
+    let expected = [Method::POST, Method::GET, Method::PUT];
+    assert_eq!(
+        *asked.lock().unwrap(),
+        expected,
+        "the next pod after a pause"
+    );
+}
+
 /// The run of the execution.
 fn run(phase: &str) -> Workflow {
     serde_json::from_value(json!({

@@ -19,7 +19,7 @@ use kube::{Resource, ResourceExt};
 
 pub use self::known::Known;
 use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
-use crate::api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow};
+use crate::api::{FINALIZER_EVENTS, LABEL_ATTEMPT, TaskExecution, TaskPhase, Workflow};
 
 /// Namespace and name.
 pub type Key = (Arc<str>, Arc<str>);
@@ -59,6 +59,8 @@ struct State {
     workflows: BTreeMap<Key, Arc<Workflow>>,
     executions: BTreeMap<Key, Arc<TaskExecution>>,
     pods: BTreeMap<Key, KnownPod>,
+    /// By task execution: the last of its pods that somebody took away by force.
+    lost: HashMap<Key, LostPod>,
     /// Names of task executions by their workflow's UID.
     children: HashMap<String, BTreeSet<Arc<str>>>,
     /// How many of them carry our finalizer.
@@ -131,6 +133,7 @@ impl Index {
             return None;
         }
         let gone = state.executions.remove(key)?;
+        state.lost.remove(key);
         let owner = gone.spec.workflow.uid.clone();
         state.count_held(&owner, Some(&gone), None);
         if let Some(children) = state.children.get_mut(&owner) {
@@ -164,13 +167,24 @@ impl Index {
     /// A pod is gone.
     pub fn delete_pod(&self, key: &Key, uid: Option<&str>) {
         let mut state = self.lock();
-        if state
-            .pods
-            .get(key)
-            .is_some_and(|known| uid.is_none_or(|uid| *known.version.uid == *uid))
-        {
-            state.pods.remove(key);
+        let known = state.pods.get(key);
+        if known.is_none_or(|known| uid.is_some_and(|uid| *known.version.uid != *uid)) {
+            return;
         }
+        // One that was let go is not lost.
+        if let Some(pod) = state.pods.remove(key).and_then(|known| known.pod)
+            && let Some((execution, lost)) = LostPod::of(key, &pod)
+        {
+            state.lost.insert(execution, lost);
+        }
+    }
+
+    /// Of which attempt a pod of the task execution was there that nobody let go and that is gone, as far as the cache
+    /// saw that. The last one.
+    pub fn lost_pod(&self, key: &Key, execution: &TaskExecution) -> Option<u32> {
+        let state = self.lock();
+        let lost = state.lost.get(key)?;
+        (execution.metadata.uid.as_deref() == Some(&lost.execution)).then_some(lost.attempt)
     }
 
     /// A workflow.
@@ -358,6 +372,28 @@ fn shape(execution: &TaskExecution) -> (Option<&str>, TaskPhase, bool) {
 struct KnownPod {
     version: Version,
     pod: Option<Arc<Pod>>,
+}
+
+/// A pod that somebody took away by force.
+#[derive(Debug)]
+struct LostPod {
+    /// The UID of its task execution.
+    execution: Box<str>,
+    attempt: u32,
+}
+
+impl LostPod {
+    /// That, and its task execution.
+    fn of(key: &Key, pod: &Pod) -> Option<(Key, LostPod)> {
+        let owners = pod.owner_references();
+        let owner = owners.iter().find(|owner| owner.kind == "TaskExecution")?;
+        let attempt = pod.metadata.labels.as_ref()?.get(LABEL_ATTEMPT)?;
+        let lost = LostPod {
+            execution: owner.uid.as_str().into(),
+            attempt: attempt.parse().ok()?,
+        };
+        Some((sibling(key, &owner.name), lost))
+    }
 }
 
 /// Which object it is, and which version of it.

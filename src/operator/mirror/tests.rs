@@ -115,6 +115,20 @@ async fn what_is_new_is_published_and_the_position_told() {
     assert_eq!(mirror.metrics.wrong_last.get(), 0);
 }
 
+/// It may be let go then, and its receipt is the only word of where its events were.
+#[tokio::test(start_paused = true)]
+async fn what_is_complete_tells_its_position_also_when_the_server_is_away() {
+    let bus = stream().await;
+    let mirror = mirror(&bus);
+    let position = publish(&mirror, &task("a", 3)).await.position;
+    bus.set_away(true);
+    assert!(!publish(&mirror, &task("b", 1)).await.is_complete());
+    let progress = publish(&mirror, &task("a", 3)).await;
+    assert!(progress.is_complete());
+    assert!(position.is_some());
+    assert_eq!(progress.position, position);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_server_it_waits_and_then_catches_up() {
     let bus = Arc::new(MemoryBus::default());
