@@ -254,7 +254,8 @@ impl Chain {
             last,
             stands: true,
         };
-        let lost = sequence < known.0;
+        // What the filter ended with is still its end: what was acknowledged behind it had gone before, see `published`.
+        let lost = sequence < known.0 && (last == 0 || last != known.1);
         if !self.told && !self.asked.contains(filter) {
             self.asked.push(filter.clone());
         }
@@ -267,7 +268,6 @@ impl Chain {
         } else if lost {
             self.see_what_is_left(filter, known.1);
         } else if *filter == self.filter {
-            // As it was left: what was acknowledged last had gone before, see `published`.
             self.certainty = Certainty::Seen;
         }
         lost && !remembered

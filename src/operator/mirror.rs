@@ -27,7 +27,8 @@ use crate::ports::{Bus, BusError, PublishAck, PublishError};
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// How often a chain looks for its place in one go without coming on; more means that somebody else moves it.
 const READS_AT_ONCE: u32 = 3;
-/// What the stream had when it was asked it may have lost when an answer comes as late as this.
+/// What the stream had when it was asked it may have lost when an answer comes as late as this. Twice as late with each
+/// attempt that fails: a server that is always slow is told all the same.
 const FRESH: Duration = Duration::from_millis(250);
 /// How often a write that has to wait for another one is tried in one go.
 const IN_FLIGHT_TRIES: u32 = 5;
@@ -274,6 +275,7 @@ impl Mirror {
         };
         let asked = Instant::now();
         let stored = self.bus.last(&object.chain(filter, &self.subjects)).await;
+        let fresh = asked.elapsed() <= FRESH * 2_u32.pow(kept.failures.min(5));
         let stored = stored
             .inspect_err(|_| self.books().doubt())
             .map_err(later)?;
@@ -294,7 +296,7 @@ impl Mirror {
         if contradicted && self.books().note_contradiction(kept) {
             self.say_started_over();
         }
-        if asked.elapsed() > FRESH {
+        if !fresh {
             kept.chain.resume();
         }
         let unsure = kept.unsure.take_if(|unsure| unsure.turn.filter == *filter);
@@ -332,8 +334,8 @@ impl Mirror {
             Ok(ack) => {
                 debug!(%event, sequence = ack.sequence, duplicate = ack.duplicate, "published");
                 kept.unsure = None;
-                // A duplicate that we know nothing of was stored before us, at its own place.
-                if ack.duplicate && !was_unsure {
+                // A duplicate that we know nothing of was stored before us, at its own place; so was one that is gone.
+                if ack.duplicate && (!was_unsure || ack.sequence <= expected_last) {
                     self.books().note_highest(ack.sequence);
                 } else if self.books().note_sequence(ack.sequence, floor) {
                     self.say_started_over();

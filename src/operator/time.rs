@@ -65,10 +65,8 @@ impl Due {
         };
         let now = Instant::now();
         let waited = instant(clock, Time(deleted.0).after(grace.span.get()));
-        let ago = ended.map_or(std::time::Duration::ZERO, |ended| {
-            Time(clock.now()).since(ended)
-        });
-        let tried = grace.tried_since(now.checked_sub(ago).unwrap_or(grace.began));
+        let ended = ended.and_then(|ended| now.checked_sub(Time(clock.now()).since(ended)));
+        let tried = grace.tried_since(ended.unwrap_or(grace.began));
         match waited.max(tried) {
             due if due <= now => Due::Now,
             due => Due::At(due),

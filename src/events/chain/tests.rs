@@ -369,6 +369,22 @@ fn an_object_of_which_nothing_is_left_is_told_from_its_beginning() {
     assert_eq!(chain.step(&history), publish(1, 0, 0));
 }
 
+/// Also after the end of the call's filter was forgotten for that of another one.
+#[test]
+fn an_event_that_was_told_and_is_gone_contradicts_nothing_later() {
+    let mut chain = Chain::new(0, 0);
+    chain.published(&turn(3, call()), &ack(61, false));
+    let fourth = Turn {
+        expected_last: 61,
+        ..turn(4, call())
+    };
+    chain.published(&fourth, &ack(20, true));
+    let other = Filter::Call("d".to_owned());
+    assert!(!chain.read(UID, &other, None, 55));
+    assert!(!chain.read(UID, &call(), Some(&told(3, 61)), 55));
+    assert_eq!(chain.acknowledged(), 4);
+}
+
 #[test]
 fn an_event_whose_id_the_server_knows_for_longer_than_its_message_was_told() {
     let history = with_a_call();

@@ -19,7 +19,7 @@ use kube::{Resource, ResourceExt};
 
 pub use self::known::Known;
 use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
-use crate::api::{FINALIZER_EVENTS, LABEL_ATTEMPT, TaskExecution, TaskPhase, Workflow};
+use crate::api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow};
 
 /// Namespace and name.
 pub type Key = (Arc<str>, Arc<str>);
@@ -174,6 +174,8 @@ impl Index {
         // One that was let go is not lost.
         if let Some(pod) = state.pods.remove(key).and_then(|known| known.pod)
             && let Some((execution, lost)) = LostPod::of(key, &pod)
+            && let Some(known) = state.executions.get(&execution)
+            && known.metadata.uid.as_deref() == Some(&lost.execution)
         {
             state.lost.insert(execution, lost);
         }
@@ -387,7 +389,7 @@ impl LostPod {
     fn of(key: &Key, pod: &Pod) -> Option<(Key, LostPod)> {
         let owners = pod.owner_references();
         let owner = owners.iter().find(|owner| owner.kind == "TaskExecution")?;
-        let attempt = pod.metadata.labels.as_ref()?.get(LABEL_ATTEMPT)?;
+        let attempt = key.1.strip_prefix(&owner.name)?.strip_prefix('-')?;
         let lost = LostPod {
             execution: owner.uid.as_str().into(),
             attempt: attempt.parse().ok()?,
