@@ -373,3 +373,44 @@ async fn a_server_that_takes_less_gets_the_call_by_reference_and_then_goes_on() 
         assert_eq!(by_reference, expected);
     }
 }
+
+/// A server that takes its time to say what it has.
+struct SlowBus(Arc<MemoryBus>);
+
+#[async_trait::async_trait]
+impl Bus for SlowBus {
+    async fn publish(
+        &self,
+        message: &crate::ports::Message,
+        expected_last: u64,
+    ) -> Result<crate::ports::PublishAck, PublishError> {
+        self.0.publish(message, expected_last).await
+    }
+
+    async fn last(
+        &self,
+        filter: &str,
+    ) -> Result<Option<crate::ports::Stored>, crate::ports::BusError> {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        self.0.last(filter).await
+    }
+
+    async fn ensure_streams(&self) -> Result<crate::ports::StreamIdentity, crate::ports::BusError> {
+        self.0.ensure_streams().await
+    }
+
+    fn connected(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_slow_to_answer_is_told_all_the_same() {
+    let bus = Arc::new(MemoryBus::default());
+    let metrics = MirrorMetrics::default();
+    let slow = Arc::new(SlowBus(bus.clone()));
+    let mirror = Mirror::new(slow, Subjects::new("compozy"), metrics);
+    let progress = settle(&mirror, &one_after_the_other("a", ALL, None)).await;
+    assert!(progress.is_complete());
+    assert_eq!(sequences(&bus), up_to(ALL));
+}
