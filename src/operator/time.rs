@@ -68,7 +68,8 @@ impl Due {
         let ended = ended.and_then(|ended| now.checked_sub(Time(clock.now()).since(ended)));
         let tried = grace.tried_since(ended.unwrap_or(grace.began));
         match waited.max(tried) {
-            due if due <= now => Due::Now,
+            // What was overdue is due at a present that has passed by now.
+            due if due <= Instant::now() => Due::Now,
             due => Due::At(due),
         }
     }
@@ -121,6 +122,14 @@ mod tests {
         let short = Grace::from_now(Duration::from_secs(5));
         let due = Due::of(&deleted(3600), Some(ago_by(3600)), short, &SystemClock);
         assert_eq!(in_seconds(&due), 5);
+    }
+
+    /// On a clock that does not stand still.
+    #[tokio::test]
+    async fn what_is_overdue_is_let_go_now_and_not_in_a_moment() {
+        let grace = Grace::from_now(Duration::from_secs(0));
+        let due = Due::of(&deleted(60), Some(ago_by(60)), grace, &SystemClock);
+        assert!(matches!(due, Due::Now));
     }
 
     #[tokio::test(start_paused = true)]
