@@ -171,7 +171,7 @@ impl Executions {
         let plan = self.decide(execution, view, &pods);
         let (asked, missing) = match plan.steps[..] {
             [Step::ConfirmPod(asked)] => (asked, PodView::Gone),
-            [Step::CreatePod(asked)] if self.hub.index.lost_pod(key, execution) == Some(asked) => {
+            [Step::CreatePod(asked)] if self.hub.index.is_lost(key, &pod_key(key, asked)) => {
                 (asked, PodView::Lost)
             }
             _ => return Ok(plan),

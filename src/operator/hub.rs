@@ -159,7 +159,7 @@ impl Hub {
     /// A pod is gone.
     pub fn pod_gone(&self, key: &Key, uid: Option<&str>) {
         let owner = self.index.pod(key).and_then(|pod| owner(&pod));
-        self.index.delete_pod(key, uid);
+        self.index.delete_pod(key, uid, owner.as_ref());
         if let Some(execution) = owner {
             self.executions.add(execution);
         }

@@ -110,7 +110,8 @@ pub struct Settings {
     /// How many events NATS keeps. Each takes about 0.9 KB of the server's memory.
     #[arg(long, env = "COMPOZY_STREAM_MAX_MESSAGES", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub stream_max_messages: u64,
-    /// How long a deleted object waits for NATS before it is let go with its events unpublished. However long ago it was deleted, a process that begins tries for 30s itself.
+    /// How long a deleted object waits for NATS before it is let go with its events unpublished. However long ago it was
+    /// deleted, a process that begins tries for 30s itself.
     #[arg(long, env = "COMPOZY_EVENTS_DELETION_GRACE", default_value = "5m")]
     pub events_deletion_grace: Duration,
 

@@ -96,8 +96,10 @@ mod tests {
         .unwrap()
     }
 
-    fn in_seconds(due: &Due) -> u64 {
-        match due {
+    /// In so many seconds is due what was deleted and what ended so many ago.
+    fn due(deleted_ago: i64, ended_ago: i64, grace: Grace) -> u64 {
+        let ended = Some(ago_by(ended_ago));
+        match Due::of(&deleted(deleted_ago), ended, grace, &SystemClock) {
             Due::At(at) => at.duration_since(Instant::now()).as_secs_f64().round() as u64,
             Due::Now => 0,
             Due::Never => u64::MAX,
@@ -107,21 +109,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_deleted_while_no_operator_ran_waits_for_nats_all_the_same() {
         let grace = Grace::from_now(Duration::from_secs(300));
-        let due = |ago| {
-            in_seconds(&Due::of(
-                &deleted(ago),
-                Some(ago_by(ago)),
-                grace,
-                &SystemClock,
-            ))
-        };
-        assert_eq!(due(100), 200);
-        assert_eq!(due(3600), 30);
+        assert_eq!(due(100, 100, grace), 200);
+        assert_eq!(due(3600, 3600, grace), 30);
         tokio::time::advance(std::time::Duration::from_secs(31)).await;
-        assert_eq!(due(3600), 0);
+        assert_eq!(due(3600, 3600, grace), 0);
         let short = Grace::from_now(Duration::from_secs(5));
-        let due = Due::of(&deleted(3600), Some(ago_by(3600)), short, &SystemClock);
-        assert_eq!(in_seconds(&due), 5);
+        assert_eq!(due(3600, 3600, short), 5);
     }
 
     /// On a clock that does not stand still.
@@ -136,15 +129,7 @@ mod tests {
     async fn what_ends_long_after_its_deletion_still_has_time_to_be_told() {
         let grace = Grace::from_now(Duration::from_secs(300));
         tokio::time::advance(std::time::Duration::from_secs(3600)).await;
-        let due = |ended| {
-            in_seconds(&Due::of(
-                &deleted(3600),
-                Some(ago_by(ended)),
-                grace,
-                &SystemClock,
-            ))
-        };
-        assert_eq!(due(1), 29);
-        assert_eq!(due(31), 0);
+        assert_eq!(due(3600, 1, grace), 29);
+        assert_eq!(due(3600, 31, grace), 0);
     }
 }

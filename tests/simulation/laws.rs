@@ -96,7 +96,7 @@ struct ExecutionSeen {
     /// The last call of a tool.
     call: Option<CallRecord>,
     seen: Seen,
-    /// It came when its run was over or gone: it does not begin.
+    /// It came when its run was over or gone.
     late: bool,
 }
 
@@ -423,6 +423,13 @@ impl Laws {
             return self.break_with("pods have an execution", name.to_owned());
         };
         let (failures, stripped) = (seen.failures, seen.seen.stripped);
+        // That a run was taken away by force one may not know yet; that it has ended is known to who leads.
+        let run = self.runs.get(&seen.run);
+        let ended = run.is_some_and(|run| is_final(&run.phase) && !run.seen.gone);
+        if seen.late && ended {
+            let what = name.to_owned();
+            self.break_with("what comes when its run is over does not begin", what);
+        }
         if attempt > failures + 1 {
             let what = format!("{name}: attempt {attempt} after {failures} recorded failures");
             self.break_with("attempts follow recorded failures", what);

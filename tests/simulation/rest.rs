@@ -39,7 +39,7 @@ impl World {
         }
         if !self.is_led() {
             found.push("no operator leads".to_owned());
-        } else if !self.is_overlooked() {
+        } else if !self.is_watched_by_its_leader() {
             // A list that is not answered is asked for anew after a minute.
             found.push("who leads does not see all of it yet".to_owned());
         }

@@ -253,11 +253,13 @@ impl World {
         }
     }
 
-    /// Whether somebody lets a deleted object go that has waited for NATS as long as it had to. An Event is to say so,
-    /// if the operator lives to write it.
+    /// Whether a deleted object that has waited for NATS as long as it had to is let go without a receipt. An Event is to
+    /// say so, if the operator lives to write it.
     fn is_overdue(&self, process: Process, request: &Request) -> bool {
+        let metadata = &request.body["metadata"];
         let lets_go = matches!(request.verb, Verb::Patch(_))
-            && request.body["metadata"].get("finalizers").is_some();
+            && metadata.get("finalizers").is_some()
+            && metadata.get("annotations").is_none();
         let (namespace, name) = (&request.namespace, &request.name);
         let found = self
             .api

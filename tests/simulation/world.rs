@@ -494,7 +494,7 @@ impl World {
     }
 
     /// Whether who leads watches all that it works on.
-    pub fn is_overlooked(&self) -> bool {
+    pub fn is_watched_by_its_leader(&self) -> bool {
         let leads = self.leads();
         let followers = self.followers.values();
         let theirs = followers.filter(|it| Some(it.process) == leads && !it.sender.is_closed());

@@ -19,7 +19,10 @@ use kube::{Resource, ResourceExt};
 
 pub use self::known::Known;
 use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
-use crate::api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow};
+use crate::{
+    api::{FINALIZER_EVENTS, TaskExecution, TaskPhase, Workflow},
+    engine::attempt,
+};
 
 /// Namespace and name.
 pub type Key = (Arc<str>, Arc<str>);
@@ -59,8 +62,8 @@ struct State {
     workflows: BTreeMap<Key, Arc<Workflow>>,
     executions: BTreeMap<Key, Arc<TaskExecution>>,
     pods: BTreeMap<Key, KnownPod>,
-    /// By task execution: the last of its pods that somebody took away by force.
-    lost: HashMap<Key, LostPod>,
+    /// By task execution: the name of the last of its pods that somebody took away by force.
+    lost: HashMap<Key, Arc<str>>,
     /// Names of task executions by their workflow's UID.
     children: HashMap<String, BTreeSet<Arc<str>>>,
     /// How many of them carry our finalizer.
@@ -109,6 +112,12 @@ impl Index {
         let uid = execution.spec.workflow.uid.clone();
         let name = execution.spec.workflow.name.clone();
         state.count_held(&uid, known.as_deref(), Some(&execution));
+        if known
+            .as_ref()
+            .is_some_and(|known| known.metadata.uid != execution.metadata.uid)
+        {
+            state.lost.remove(&key);
+        }
         let changed = known.as_deref().map(shape) != Some(shape(&execution));
         state
             .children
@@ -164,8 +173,8 @@ impl Index {
         true
     }
 
-    /// A pod is gone.
-    pub fn delete_pod(&self, key: &Key, uid: Option<&str>) {
+    /// A pod is gone; `execution` is whose it says to be.
+    pub fn delete_pod(&self, key: &Key, uid: Option<&str>, execution: Option<&Key>) {
         let mut state = self.lock();
         let known = state.pods.get(key);
         if known.is_none_or(|known| uid.is_some_and(|uid| *known.version.uid != *uid)) {
@@ -173,20 +182,18 @@ impl Index {
         }
         // One that was let go is not lost.
         if let Some(pod) = state.pods.remove(key).and_then(|known| known.pod)
-            && let Some((execution, lost)) = LostPod::of(key, &pod)
-            && let Some(known) = state.executions.get(&execution)
-            && known.metadata.uid.as_deref() == Some(&lost.execution)
+            && let Some(execution) = execution
+            && let Some(owner) = state.executions.get(execution)
+            && attempt::is_owned(&pod, owner)
         {
-            state.lost.insert(execution, lost);
+            state.lost.insert(execution.clone(), key.1.clone());
         }
     }
 
-    /// Of which attempt a pod of the task execution was there that nobody let go and that is gone, as far as the cache
-    /// saw that. The last one.
-    pub fn lost_pod(&self, key: &Key, execution: &TaskExecution) -> Option<u32> {
-        let state = self.lock();
-        let lost = state.lost.get(key)?;
-        (execution.metadata.uid.as_deref() == Some(&lost.execution)).then_some(lost.attempt)
+    /// Whether this pod of the task execution was the last one that is gone though nobody let it go, as far as the
+    /// cache saw that.
+    pub fn is_lost(&self, execution: &Key, pod: &Key) -> bool {
+        self.lock().lost.get(execution) == Some(&pod.1)
     }
 
     /// A workflow.
@@ -374,28 +381,6 @@ fn shape(execution: &TaskExecution) -> (Option<&str>, TaskPhase, bool) {
 struct KnownPod {
     version: Version,
     pod: Option<Arc<Pod>>,
-}
-
-/// A pod that somebody took away by force.
-#[derive(Debug)]
-struct LostPod {
-    /// The UID of its task execution.
-    execution: Box<str>,
-    attempt: u32,
-}
-
-impl LostPod {
-    /// That, and its task execution.
-    fn of(key: &Key, pod: &Pod) -> Option<(Key, LostPod)> {
-        let owners = pod.owner_references();
-        let owner = owners.iter().find(|owner| owner.kind == "TaskExecution")?;
-        let attempt = key.1.strip_prefix(&owner.name)?.strip_prefix('-')?;
-        let lost = LostPod {
-            execution: owner.uid.as_str().into(),
-            attempt: attempt.parse().ok()?,
-        };
-        Some((sibling(key, &owner.name), lost))
-    }
 }
 
 /// Which object it is, and which version of it.

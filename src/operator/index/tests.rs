@@ -146,9 +146,9 @@ fn of_a_pod_that_was_let_go_only_its_place_is_kept() {
         "an old version is no news"
     );
     assert!(index.pod(&key).is_none());
-    index.delete_pod(&key, Some("another"));
+    index.delete_pod(&key, Some("another"), None);
     assert_eq!(index.known_pods().len(), 1);
-    index.delete_pod(&key, Some("pu"));
+    index.delete_pod(&key, Some("pu"), None);
     assert_eq!(index.known_pods().len(), 0);
 }
 

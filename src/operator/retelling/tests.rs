@@ -159,6 +159,22 @@ impl Installation {
         }
     }
 
+    /// Publishes what held objects have to tell.
+    async fn publish(&self) {
+        while self.hub.mirrored.depth() > 0 {
+            let next = self.hub.mirrored.next().await;
+            crate::operator::publishing::publish(&self.hub, next.clone()).await;
+            self.hub.mirrored.done(&next);
+        }
+    }
+
+    /// The stream is gone, and the operator notices.
+    async fn lose_stream(&self) {
+        self.bus.delete_stream();
+        assert!(self.hub.outbox.mirror().unwrap().refresh().await);
+        self.hub.start_over();
+    }
+
     fn told(&self) -> Vec<String> {
         self.bus
             .messages()
@@ -199,9 +215,7 @@ async fn a_run_that_was_let_go_is_told_again_in_its_order() {
     assert_eq!(written.count(), 3, "one receipt for each object");
 
     // Lost once more, and noticed while it runs.
-    bus.delete_stream();
-    assert!(first.hub.outbox.mirror().unwrap().refresh().await);
-    first.hub.start_over();
+    first.lose_stream().await;
     first.settle().await;
     assert_eq!(first.told().len(), 6);
     let last = first.told().pop();
@@ -283,12 +297,8 @@ async fn a_receipt_that_is_just_being_written_does_not_settle_a_loss() {
     let mut let_go = held.clone();
     held["metadata"]["finalizers"] = json!([crate::api::FINALIZER_EVENTS]);
     hub.workflow(serde_json::from_value(held).unwrap());
-    let next = hub.mirrored.next().await;
-    crate::operator::publishing::publish(hub, next.clone()).await;
-    hub.mirrored.done(&next);
-    bus.delete_stream();
-    assert!(hub.outbox.mirror().unwrap().refresh().await);
-    hub.start_over();
+    installation.publish().await;
+    installation.lose_stream().await;
     let_go["metadata"]["resourceVersion"] = json!("6");
     hub.workflow(serde_json::from_value(let_go).unwrap());
     assert!(hub.outbox.is_owed("w2"));
@@ -312,17 +322,8 @@ async fn a_run_that_is_let_go_while_its_tasks_are_told_again_is_owed_its_end() {
     task["spec"]["workflow"] = json!({"name": "w2", "uid": "w2", "id": "w2"});
     hub.workflow(serde_json::from_value(held(let_go.clone())).unwrap());
     hub.execution(serde_json::from_value(task).unwrap());
-    let publish = async || {
-        let next = hub.mirrored.next().await;
-        crate::operator::publishing::publish(hub, next.clone()).await;
-        hub.mirrored.done(&next);
-    };
-    while hub.mirrored.depth() > 0 {
-        publish().await;
-    }
-    bus.delete_stream();
-    assert!(hub.outbox.mirror().unwrap().refresh().await);
-    hub.start_over();
+    installation.publish().await;
+    installation.lose_stream().await;
     let run: Key = ("n".into(), "w2".into());
     crate::operator::publishing::publish(hub, Mirrored::Workflow(run)).await;
     assert_eq!(installation.told(), ["w2:1"], "its task was not told again");
