@@ -156,6 +156,13 @@ impl Hub {
         }
     }
 
+    /// The answer to a change of a pod. It may come after the pod is gone, and would bring it back for good.
+    pub fn changed_pod(&self, pod: Pod) {
+        if self.index.has_pod(&key_of(&pod)) {
+            self.pod(pod);
+        }
+    }
+
     /// A pod is gone.
     pub fn pod_gone(&self, key: &Key, uid: Option<&str>) {
         let owner = self.index.pod(key).and_then(|pod| owner(&pod));

@@ -242,7 +242,7 @@ impl Cluster {
         {
             Ok(answer) => {
                 if let Some(pod) = answer.left() {
-                    self.hub.pod(pod);
+                    self.hub.changed_pod(pod);
                 }
                 Ok(())
             }
@@ -266,7 +266,7 @@ impl Cluster {
         let released = api.patch(&key.1, &params, &patch);
         match self.call("patch", "pods", &key.1, released).await {
             Ok(pod) => {
-                self.hub.pod(pod);
+                self.hub.changed_pod(pod);
                 Ok(())
             }
             Err(error) => self.unless_gone(&key, pod, error).await,

@@ -134,6 +134,24 @@ async fn a_conflict_at_a_deletion_because_of_another_pod_of_that_name_shows_that
     assert_eq!(known.metadata.uid.as_deref(), Some("other"));
 }
 
+/// It may still have run then, and what is to follow it would wait for its end for ever.
+#[tokio::test(start_paused = true)]
+async fn the_late_answer_to_a_change_does_not_bring_a_pod_back_that_is_gone() {
+    let cluster = cluster(
+        open(),
+        script(|_| {
+            let mut changed = owned("u");
+            changed.metadata.resource_version = Some("2".to_owned());
+            (200, json!(changed))
+        }),
+    );
+    cluster.hub.pod(owned("u"));
+    cluster.hub.pod_gone(&pod_key(), Some("u"));
+    cluster.release_pod(&owned("u")).await.unwrap();
+    cluster.delete_pod(&owned("u")).await.unwrap();
+    assert!(cluster.hub.index.pod(&pod_key()).is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_is_not_found_does_not_take_away_the_one_made_meanwhile() {
     let cluster = cluster(open(), script(|_| refusal(404, "NotFound")));

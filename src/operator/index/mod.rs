@@ -211,6 +211,11 @@ impl Index {
         self.lock().pods.get(key)?.pod.clone()
     }
 
+    /// Whether there is a pod of this name, be it one that has ended and been let go.
+    pub fn has_pod(&self, key: &Key) -> bool {
+        self.lock().pods.contains_key(key)
+    }
+
     /// All workflows.
     pub fn workflows(&self) -> Vec<Arc<Workflow>> {
         self.lock().workflows.values().cloned().collect()
