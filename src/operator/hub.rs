@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
 
 use super::{
     gaps::StepGaps,
@@ -156,9 +157,11 @@ impl Hub {
         }
     }
 
-    /// The answer to a change of a pod. It may come after the pod is gone, and would bring it back for good.
-    pub fn changed_pod(&self, pod: Pod) {
-        if self.index.has_pod(&key_of(&pod)) {
+    /// The answer to a call about a pod that was made at that moment. It may come after the pod is gone, and would bring it
+    /// back for good.
+    pub fn answered_pod(&self, pod: Pod, asked: Instant) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if !self.index.went_after(uid, asked) {
             self.pod(pod);
         }
     }

@@ -70,6 +70,7 @@ classes! {
     BusFull: "NATS: no space left for a while",
     Overloaded: "API: 429 to everything for a while",
     ToolAnswerMissed: "NATS: a tool's answer does not reach who listens",
+    BusBehind: "NATS: a server leads that was behind, and no connection breaks",
 }
 
 /// What tells the chance of the classes that came later from that of everything else.
@@ -95,7 +96,7 @@ impl Faults {
             .iter()
             .map(|class| {
                 let (dice, one_in) = match class {
-                    Class::Overloaded => (&mut dice_of_later, 8),
+                    Class::Overloaded | Class::BusBehind => (&mut dice_of_later, 8),
                     Class::ToolAnswerMissed => (&mut dice_of_later, 3),
                     _ => (&mut dice, 3),
                 };

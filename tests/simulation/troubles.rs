@@ -44,6 +44,7 @@ const TROUBLES: &[Class] = &[
     Class::BusRetired,
     Class::BusFull,
     Class::Overloaded,
+    Class::BusBehind,
 ];
 
 /// After so many milliseconds of quiet users end what has not ended by itself.
@@ -350,6 +351,7 @@ impl World {
                 self.forget_answers();
                 self.power_fails();
             }
+            Class::BusBehind if there && self.bus.clustered => self.bus.lose_end(count),
             Class::BusRetired if there => {
                 self.bus.retire(count);
                 let left = self.left_in_stream();
@@ -361,8 +363,8 @@ impl World {
         let left = self.left_in_stream();
         let now = self.now();
         self.laws.stream_lost(&left, now);
-        // One of several servers was behind and leads now: no connection breaks, so nobody is told.
-        if class == Class::BusEndLost && self.bus.clustered && count.is_multiple_of(2) {
+        // Where another one of the servers leads no connection breaks, so nobody is told.
+        if class == Class::BusBehind {
             return true;
         }
         // It was a restart of the server.

@@ -18,6 +18,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use self::call::Calls;
 use self::error::found;
@@ -189,6 +190,7 @@ impl Cluster {
     /// See [`CallError`]; AlreadyExists too.
     pub async fn create_pod(&self, pod: &Pod) -> Result<(), CallError> {
         let api = self.api::<Pod>(&key_of(pod));
+        let asked = Instant::now();
         let created = self
             .call(
                 "create",
@@ -197,7 +199,7 @@ impl Cluster {
                 api.create(&PostParams::default(), pod),
             )
             .await?;
-        self.hub.pod(created);
+        self.hub.answered_pod(created, asked);
         Ok(())
     }
 
@@ -236,13 +238,14 @@ impl Cluster {
             }),
             ..DeleteParams::default()
         };
+        let asked = Instant::now();
         match self
             .call("delete", "pods", &key.1, api.delete(&key.1, &params))
             .await
         {
             Ok(answer) => {
                 if let Some(pod) = answer.left() {
-                    self.hub.changed_pod(pod);
+                    self.hub.answered_pod(pod, asked);
                 }
                 Ok(())
             }
@@ -263,10 +266,11 @@ impl Cluster {
             "$deleteFromPrimitiveList/finalizers": [FINALIZER_OUTCOME],
         }}));
         let params = PatchParams::default();
+        let asked = Instant::now();
         let released = api.patch(&key.1, &params, &patch);
         match self.call("patch", "pods", &key.1, released).await {
             Ok(pod) => {
-                self.hub.changed_pod(pod);
+                self.hub.answered_pod(pod, asked);
                 Ok(())
             }
             Err(error) => self.unless_gone(&key, pod, error).await,
@@ -298,9 +302,10 @@ impl Cluster {
     /// # Errors
     /// See [`CallError`].
     pub async fn fetch_pod(&self, key: &Key) -> Result<Option<Pod>, CallError> {
+        let asked = Instant::now();
         let pod: Option<Pod> = self.fetch(key).await?;
         if let Some(pod) = &pod {
-            self.hub.pod(pod.clone());
+            self.hub.answered_pod(pod.clone(), asked);
         }
         Ok(pod)
     }

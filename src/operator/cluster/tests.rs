@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rstest::rstest;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -135,21 +136,38 @@ async fn a_conflict_at_a_deletion_because_of_another_pod_of_that_name_shows_that
 }
 
 /// It may still have run then, and what is to follow it would wait for its end for ever.
+#[rstest]
+#[case::created("create")]
+#[case::deleted("delete")]
+#[case::let_go("release")]
+#[case::asked_for("fetch")]
 #[tokio::test(start_paused = true)]
-async fn the_late_answer_to_a_change_does_not_bring_a_pod_back_that_is_gone() {
-    let cluster = cluster(
-        open(),
-        script(|_| {
-            let mut changed = owned("u");
-            changed.metadata.resource_version = Some("2".to_owned());
-            (200, json!(changed))
-        }),
-    );
-    cluster.hub.pod(owned("u"));
-    cluster.hub.pod_gone(&pod_key(), Some("u"));
-    cluster.release_pod(&owned("u")).await.unwrap();
-    cluster.delete_pod(&owned("u")).await.unwrap();
-    assert!(cluster.hub.index.pod(&pod_key()).is_none());
+async fn a_late_answer_does_not_bring_a_pod_back_that_is_gone(#[case] call: &str) {
+    let cluster = cluster(open(), |_| async {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        let mut changed = owned("u");
+        changed.metadata.resource_version = Some("2".to_owned());
+        (200, json!(changed))
+    });
+    let (hub, pod) = (cluster.hub.clone(), owned("u"));
+    let ask = async || match call {
+        "create" => cluster.create_pod(&pod).await,
+        "delete" => cluster.delete_pod(&pod).await,
+        "release" => cluster.release_pod(&pod).await,
+        _ => cluster.fetch_pod(&pod_key()).await.map(drop),
+    };
+    hub.pod(owned("u"));
+    let goes_meanwhile = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        hub.pod_gone(&pod_key(), Some("u"));
+    };
+    let (answered, ()) = tokio::join!(ask(), goes_meanwhile);
+    answered.unwrap();
+    assert!(hub.index.pod(&pod_key()).is_none());
+
+    // A list of the past may have said so: who asks after that is told what is so.
+    ask().await.unwrap();
+    assert!(hub.index.pod(&pod_key()).is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 //!
 //! Plain data behind one lock; every method is short. Older versions never replace newer ones.
 
+mod gone;
 mod known;
 mod slim;
 #[cfg(test)]
@@ -16,7 +17,9 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
 
+use self::gone::Gone;
 pub use self::known::Known;
 use self::slim::{is_done, keep_first_deletion, slim_execution, slim_pod, slim_workflow};
 use crate::{
@@ -62,6 +65,8 @@ struct State {
     workflows: BTreeMap<Key, Arc<Workflow>>,
     executions: BTreeMap<Key, Arc<TaskExecution>>,
     pods: BTreeMap<Key, KnownPod>,
+    /// Pods that went lately.
+    gone: Gone,
     /// By task execution: the name of the last of its pods that somebody took away by force.
     lost: HashMap<Key, Arc<str>>,
     /// Names of task executions by their workflow's UID.
@@ -155,6 +160,11 @@ impl Index {
         Some(gone)
     }
 
+    /// Whether a pod with this UID went after that moment: then what was asked there is no news of it.
+    pub fn went_after(&self, uid: &str, asked: Instant) -> bool {
+        self.lock().gone.after(uid, asked)
+    }
+
     /// Takes in a pod; false if it was known.
     pub fn apply_pod(&self, pod: Pod) -> bool {
         let key = key_of(&pod);
@@ -180,8 +190,12 @@ impl Index {
         if known.is_none_or(|known| uid.is_some_and(|uid| *known.version.uid != *uid)) {
             return;
         }
+        let gone = state.pods.remove(key);
+        if let Some(known) = &gone {
+            state.gone.add(&known.version.uid);
+        }
         // One that was let go is not lost.
-        if let Some(pod) = state.pods.remove(key).and_then(|known| known.pod)
+        if let Some(pod) = gone.and_then(|known| known.pod)
             && let Some(execution) = execution
             && let Some(owner) = state.executions.get(execution)
             && attempt::is_owned(&pod, owner)
@@ -209,11 +223,6 @@ impl Index {
     /// A pod; none also if it has ended and been let go.
     pub fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
         self.lock().pods.get(key)?.pod.clone()
-    }
-
-    /// Whether there is a pod of this name, be it one that has ended and been let go.
-    pub fn has_pod(&self, key: &Key) -> bool {
-        self.lock().pods.contains_key(key)
     }
 
     /// All workflows.
