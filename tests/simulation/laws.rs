@@ -208,10 +208,13 @@ impl Laws {
 
     fn execution(&mut self, change: &Change, now: u64) {
         let Some(execution) = parsed::<TaskExecution>(change.after.as_deref()) else {
-            if let Some(before) = parsed::<TaskExecution>(change.before.as_deref())
-                && let Some(seen) = self.executions.get_mut(&before.uid().unwrap_or_default())
-            {
+            let before = parsed::<TaskExecution>(change.before.as_deref());
+            let uid = before.and_then(|before| before.uid()).unwrap_or_default();
+            if let Some(seen) = self.executions.get_mut(&uid) {
                 seen.seen.end(now);
+                if seen.seen.held {
+                    self.released(&uid);
+                }
             }
             return;
         };
@@ -220,7 +223,9 @@ impl Laws {
             self.scheduled(&execution);
         }
         let seen = self.executions.entry(uid.clone()).or_default();
+        let held = std::mem::take(&mut seen.seen.held);
         seen.seen.look(execution.finalizers(), now);
+        let let_go = held && !seen.seen.held;
         let status = execution.status.clone().unwrap_or_default();
         let before = std::mem::replace(&mut seen.phase, status.phase);
         seen.outputs.clone_from(&status.outputs);
@@ -250,6 +255,9 @@ impl Laws {
         if let Some(attempt) = twice {
             let what = format!("{uid}: attempt {attempt} has two");
             self.break_with("one result for each attempt", what);
+        }
+        if let_go {
+            self.released(&uid);
         }
         self.attempts(&uid, &execution);
         self.recorded(&uid, &execution);

@@ -26,6 +26,9 @@ const SLOW: std::ops::Range<u64> = 500..25_000;
 /// After so many milliseconds without a word a client gives a connection up.
 const READ_TIMEOUT: u64 = 300_000;
 
+/// After so long nobody waits for a list any more, be it that it stood still meanwhile.
+const LIST_GIVEN_UP: u64 = 200_000;
+
 /// So many milliseconds is a write under way that is late.
 const LATE: u64 = 5_000;
 
@@ -56,7 +59,7 @@ impl World {
     fn send(&mut self, process: Process, request: Request, asker: Asker) {
         self.catch_up();
         if !self.lives(process) {
-            return self.never_answer(asker);
+            return self.never_answer(process, &request, asker);
         }
         if request.verb.writes() && request.kind != Kind::Lease {
             let leader = self.leader();
@@ -125,9 +128,19 @@ impl World {
         }
     }
 
-    fn never_answer(&mut self, asker: Asker) {
-        // As the client's own timeout has it, which `process.rs` sets.
-        self.later(READ_TIMEOUT, move |_| drop(asker.send(Err(Lost))));
+    fn never_answer(&mut self, process: Process, request: &Request, asker: Asker) {
+        if request.verb != Verb::List {
+            // As the client's own timeout has it, which `process.rs` sets.
+            return self.later(READ_TIMEOUT, move |_| drop(asker.send(Err(Lost))));
+        }
+        // Who waits for it for as long as the client likes does not see what there is.
+        let what = format!("{} waits for {}", process.identity(), request.line());
+        self.later(LIST_GIVEN_UP, move |world| {
+            if world.lives(process) && !asker.is_closed() {
+                let what = format!("a list that is not answered is asked for anew: {what}");
+                world.laws.broken.push(what);
+            }
+        });
     }
 
     /// The request reaches the API server.
@@ -135,14 +148,14 @@ impl World {
         let process = way.process;
         let writes = way.request.verb.writes() && way.request.kind != Kind::Lease;
         if self.replicas[process.replica].cut_off {
-            return self.never_answer(way.asker);
+            return self.never_answer(process, &way.request, way.asker);
         }
         if self.api_away {
             return drop(way.asker.send(Err(Lost)));
         }
         let effect = writes && self.lives(process);
         if effect && self.before_effect(process) {
-            return self.never_answer(way.asker);
+            return self.never_answer(process, &way.request, way.asker);
         }
         if effect && self.course.strikes(Disturbance::Late) {
             return self.later(LATE, move |world| world.arrive(way));
@@ -195,7 +208,7 @@ impl World {
             self.last_write = self.now();
         }
         if effect && self.after_effect(process) {
-            return self.never_answer(asker);
+            return self.never_answer(process, &request, asker);
         }
         if effect && self.disturbed_after_effect(process) {
             return drop(asker.send(Err(Lost)));
@@ -205,7 +218,7 @@ impl World {
                 return drop(asker.send(Err(Lost)));
             }
             if self.faults.strikes(Class::AnswerNever, 0.005) {
-                return self.never_answer(asker);
+                return self.never_answer(process, &request, asker);
             }
         }
         let run_goes = effect && code < 300 && self.is_gone_run(&request.key());

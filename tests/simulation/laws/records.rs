@@ -43,6 +43,18 @@ impl Laws {
         }
     }
 
+    /// Nothing holds a task execution any more. Its run reads from it how the task ended.
+    pub(super) fn released(&mut self, uid: &str) {
+        let seen = self.executions.get(uid).filter(|seen| !seen.seen.stripped);
+        let run = seen.and_then(|seen| self.runs.get(&seen.run));
+        if run.is_some_and(|run| !run.seen.gone && !super::is_final(&run.phase)) {
+            self.break_with(
+                "a task execution stays until its run is over",
+                uid.to_owned(),
+            );
+        }
+    }
+
     /// The operator takes its finalizer from a pod.
     pub fn releases(&mut self, pod: &Value, execution: Option<&Value>) {
         let (Some(pod), Some(execution)) =
