@@ -7,6 +7,7 @@
 mod condition;
 pub mod crd;
 mod error;
+mod executor_pool;
 mod pod_template;
 mod retry;
 mod schema;
@@ -19,6 +20,7 @@ mod workflow;
 
 pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, READY, SUCCEEDED};
 pub use error::{ErrorCode, ErrorInfo};
+pub use executor_pool::PoolRef;
 pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
 pub use suspension::Suspension;
