@@ -66,7 +66,7 @@ pub(super) fn results_name(prefix: &str) -> String {
 }
 
 /// Names hold no dots.
-fn stream_name(prefix: &str, kind: &str) -> String {
+pub(super) fn stream_name(prefix: &str, kind: &str) -> String {
     format!("{}_{kind}", prefix.replace('.', "_").to_uppercase())
 }
 
@@ -106,14 +106,14 @@ pub(super) fn results_config(prefix: &str, replicas: usize) -> Map<String, Value
     ])
 }
 
-fn config<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+pub(super) fn config<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     fields
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
