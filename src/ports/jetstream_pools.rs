@@ -81,7 +81,10 @@ fn work_queue(
 pub(super) fn pool_consumer(prefix: &str, namespace: &str, pool: &str) -> Map<String, Value> {
     let queue = PoolSubjects::new(prefix).queue(namespace, pool);
     config([
-        ("durable_name", json!(PoolSubjects::consumer(namespace, pool))),
+        (
+            "durable_name",
+            json!(PoolSubjects::consumer(namespace, pool)),
+        ),
         ("filter_subject", json!(queue)),
         ("deliver_policy", json!("all")),
         ("ack_policy", json!("explicit")),
@@ -167,9 +170,15 @@ mod tests {
     fn a_command_is_delivered_once() {
         let consumer = pool_consumer("compozy", "shop", "text");
         assert_eq!(consumer["max_deliver"], 1);
-        assert_eq!(consumer["filter_subject"], "compozy.commands.pool.shop.text.>");
+        assert_eq!(
+            consumer["filter_subject"],
+            "compozy.commands.pool.shop.text.>"
+        );
         let queue = queue_config("compozy", 1);
         assert_eq!(queue["name"], "COMPOZY_POOLS");
-        assert_eq!(queue["discard"], "new", "no command makes place for another");
+        assert_eq!(
+            queue["discard"], "new",
+            "no command makes place for another"
+        );
     }
 }

@@ -16,8 +16,8 @@ use super::bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, Strea
 use super::jetstream::{self, StreamInfo};
 use super::nats_callout::NatsCallout;
 use super::nats_calls::NatsCalls;
-use super::nats_pools::NatsPools;
 use super::nats_connection::Connection;
+use super::nats_pools::NatsPools;
 
 pub use super::jetstream::StreamOptions;
 pub use super::nats_connection::ConnectionOptions;

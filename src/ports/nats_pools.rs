@@ -116,8 +116,10 @@ impl NatsPools {
     async fn delivered(&self, at: &Place) -> Result<Delivered, BusError> {
         let name = PoolSubjects::consumer(&at.namespace, &at.pool);
         let consumer = format!("{}.{name}", self.queue.name);
-        let info = self.api::<ConsumerInfo>("CONSUMER.INFO", &consumer, &json!({}));
-        Ok(info.await?.map_err(unavailable)?.delivered)
+        let info = self
+            .api::<ConsumerInfo>("CONSUMER.INFO", &consumer, &json!({}))
+            .await?;
+        Ok(info.map_err(unavailable)?.delivered)
     }
 
     async fn api<T: DeserializeOwned>(

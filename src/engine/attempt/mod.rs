@@ -9,16 +9,18 @@
 mod call;
 mod container;
 mod given;
-mod pool;
 mod pods;
+mod pool;
 mod record;
 #[cfg(test)]
 mod tests;
 
 pub use call::{Answer, CallView, Heard, ToolView, execute, hear, plan_call, record_of};
 pub use container::{PodView, plan, plan_refused};
-pub use pool::{Asked, PoolState, PoolView, Taken, command, command_id, plan_pool};
 pub use pods::{is_held, is_ours, is_owned};
+pub use pool::{
+    Asked, PoolState, PoolView, Taken, command, command_id, has_begun, is_to_end, plan_pool,
+};
 
 use crate::{
     api::{ErrorCode, Stop, Stopping, TaskExecution, TaskExecutionStatus, TaskPhase, Time},

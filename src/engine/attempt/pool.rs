@@ -13,15 +13,18 @@
 //! | began a second ago | that is shown, once |
 //! | waits in the queue while no worker is there | that is shown, once |
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::{
-    Execution, Plan, RUNNING_AFTER, Step, earliest,
+    Execution, Plan, RUNNING_AFTER, Step, current_attempt, earliest,
     given::{bounded, outputs_of},
     record::record,
+    wanted_stop,
 };
 use crate::{
-    api::{ErrorCode, ErrorInfo, FailureClass, Stop, TaskExecution, TaskPhase, Time},
+    api::{ErrorCode, ErrorInfo, FailureClass, Stop, TaskEvent, TaskExecution, TaskPhase, Time},
     engine::outcome::{Ended, Outcome},
     protocol::pool::{LEASE, TaskExecute, TaskNews, TaskReport},
 };
@@ -48,7 +51,7 @@ pub enum PoolState {
 
 /// What is known of the current attempt's command.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PoolView<'a> {
+pub enum PoolView {
     /// There is no NATS in this installation.
     NoBus,
     /// This process did not send it, and does not know whether another one did.
@@ -60,24 +63,26 @@ pub enum PoolView<'a> {
         /// When this process sent or found it.
         since: Time,
         /// Who said to have begun, if somebody did.
-        taken: Option<Taken<'a>>,
+        taken: Option<Taken>,
+        /// It left the queue, or nobody can know that it did not.
+        delivered: bool,
         /// Since when its worker is asked to end it, if it is.
         asked: Option<Asked>,
     },
     /// The worker's last word.
-    Ended(&'a TaskReport),
+    Ended(Arc<TaskReport>),
     /// It was delivered, and whoever had it let its lease run out.
     Lost {
         /// Who said to have begun, if somebody did.
-        taken: Option<Taken<'a>>,
+        taken: Option<Taken>,
     },
 }
 
 /// A worker that has begun.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Taken<'a> {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
     /// Its name.
-    pub worker: &'a str,
+    pub worker: Arc<str>,
     /// When.
     pub at: Time,
 }
@@ -110,6 +115,19 @@ pub fn command(te: &TaskExecution, attempt: u32) -> TaskExecute {
     }
 }
 
+/// Whether the current attempt is recorded to have begun.
+pub fn has_begun(te: &TaskExecution) -> bool {
+    let attempt = current_attempt(te);
+    let mut seen = te.status.iter().flat_map(|status| &status.transitions);
+    seen.any(|seen| seen.event == TaskEvent::Started && seen.attempt == attempt)
+}
+
+/// Whether the task execution is to end.
+pub fn is_to_end(te: &TaskExecution, now: Time) -> bool {
+    let status = te.status.clone().unwrap_or_default();
+    wanted_stop(te, &status, now).is_some()
+}
+
 /// By what the queue recognises a command that it had before. One that was taken back because the run was suspended
 /// is another one when it goes on.
 pub fn command_id(te: &TaskExecution, attempt: u32) -> String {
@@ -123,7 +141,7 @@ pub fn command_id(te: &TaskExecution, attempt: u32) -> String {
 }
 
 /// Decides the next steps of a task execution that a pool's worker runs, from its object, what is known of the pool and
-/// of the current attempt's command (see [`current_attempt`](super::current_attempt)), and the time.
+/// of the current attempt's command (see [`current_attempt`]), and the time.
 pub fn plan_pool(te: &TaskExecution, pool: PoolState, view: &PoolView, now: Time) -> Plan {
     let status = te.status.clone().unwrap_or_default();
     if status.phase.is_final() {
@@ -136,21 +154,24 @@ pub fn plan_pool(te: &TaskExecution, pool: PoolState, view: &PoolView, now: Time
     execution.worker = view.worker();
     match view {
         PoolView::Ended(report) => execution.end_reported(report),
-        PoolView::Lost { taken } => execution.end_lost(*taken),
+        PoolView::Lost { taken } => execution.end_lost(taken.as_ref()),
+        PoolView::Sent { .. } if execution.stop.is_some() => execution.end_sent(view),
         PoolView::Sent {
-            since,
-            taken,
-            asked,
-        } => execution.sent(pool, *since, *taken, *asked),
+            taken: Some(taken), ..
+        } => execution.under_way(taken),
+        PoolView::Sent {
+            delivered: false, ..
+        } if status.suspension.is_on() => Plan::step(Step::Withdraw(execution.attempt)),
+        PoolView::Sent { since, .. } => execution.queued(pool, *since),
         PoolView::NoBus | PoolView::Unknown | PoolView::Unsent => execution.unsent(pool, view),
     }
 }
 
-impl<'a> PoolView<'a> {
-    fn worker(&self) -> Option<&'a str> {
+impl PoolView {
+    fn worker(&self) -> Option<&str> {
         match self {
             PoolView::Sent { taken, .. } | PoolView::Lost { taken } => {
-                taken.map(|taken| taken.worker)
+                taken.as_ref().map(|taken| &*taken.worker)
             }
             PoolView::Ended(report) => Some(&report.worker),
             PoolView::NoBus | PoolView::Unknown | PoolView::Unsent => None,
@@ -197,32 +218,18 @@ impl Execution<'_> {
         earliest([Some(self.now.after(POOL_AGAIN)), self.deadline()])
     }
 
-    /// The command is in the queue or with a worker.
-    fn sent(
-        &self,
-        pool: PoolState,
-        since: Time,
-        taken: Option<Taken>,
-        asked: Option<Asked>,
-    ) -> Plan {
-        if let Some(stop) = &self.stop {
-            return self.end_sent(stop, asked);
-        }
-        match taken {
-            Some(taken) => self.under_way(taken),
-            None if self.status.suspension.is_on() && asked.is_none() => {
-                Plan::step(Step::Withdraw(self.attempt))
-            }
-            None => self.queued(pool, since),
-        }
-    }
-
     /// Nobody waits for it any more. Who takes it back finds out whether somebody has it.
-    fn end_sent(&self, stop: &Stop, asked: Option<Asked>) -> Plan {
+    fn end_sent(&self, view: &PoolView) -> Plan {
+        let asked = match view {
+            PoolView::Sent { asked, .. } => *asked,
+            _ => None,
+        };
         let Some(asked) = asked else {
             return Plan::step(Step::Withdraw(self.attempt));
         };
-        if self.now >= asked.first.after(SILENT_AFTER) {
+        if let Some(stop) = &self.stop
+            && self.now >= asked.first.after(SILENT_AFTER)
+        {
             return self.record_stop(stop);
         }
         let again = asked.last.after(ASK_AGAIN);
@@ -232,7 +239,7 @@ impl Execution<'_> {
         }
     }
 
-    fn under_way(&self, taken: Taken) -> Plan {
+    fn under_way(&self, taken: &Taken) -> Plan {
         let show_at = taken.at.after(RUNNING_AFTER);
         if self.status.phase == TaskPhase::Running {
             return Plan::wake(self.deadline());
@@ -291,7 +298,7 @@ impl Execution<'_> {
         record(status)
     }
 
-    fn end_lost(&self, taken: Option<Taken>) -> Plan {
+    fn end_lost(&self, taken: Option<&Taken>) -> Plan {
         let message = match taken {
             Some(taken) => format!("its worker {} was lost", taken.worker),
             None => "the worker that took it was lost before it began".to_owned(),
