@@ -4,6 +4,8 @@
 //! and not acknowledged. A report is acknowledged when what it says is recorded.
 
 mod known;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

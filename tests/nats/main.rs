@@ -8,6 +8,7 @@ mod bus;
 mod callout;
 mod calls;
 mod mirror;
+mod pools;
 mod server;
 mod stream;
 mod tools;
