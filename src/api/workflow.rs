@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, PoolRef, RetryPolicy, Suspension,
-    Time, ToolRef, WorkflowTransition,
+    Time, ToolRef, WorkflowTransition, schema,
 };
 
 /// What a run does. Immutable after creation, except `suspend`, `cancel` and `ttl`.
@@ -24,8 +24,7 @@ use super::{
     status = "WorkflowStatus",
     derive = "PartialEq",
     doc = "One run of a graph of tasks. Its UID is the workflow_exec_id of its events.",
-    validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-', no dots (it becomes part of NATS subjects)"),
+    validation = Rule::new(schema::NAME_RULE).message(schema::NAME_MESSAGE),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Done", type_ = "string", json_path = ".status.done", description = "tasks ended / tasks in all, each item of a forEach as one"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt"),

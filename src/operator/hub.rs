@@ -11,11 +11,11 @@ use super::{
     outbox::Outbox,
     publishing,
     queue::Queue,
-    tool_servers::KnownTools,
+    servers::KnownServed,
     unparsable::Unparsable,
 };
 use crate::{
-    api::{ANNOTATION_MIRRORED, MirrorPosition, TaskExecution, Workflow},
+    api::{ANNOTATION_MIRRORED, ExecutorPool, MirrorPosition, TaskExecution, Tool, Workflow},
     engine::outcome::{self, PodState},
 };
 
@@ -42,7 +42,9 @@ pub struct Hub {
     /// Objects that were let go, to ask whether the stream still has their events.
     pub owed: Queue<Mirrored>,
     /// Tools, and what serves them.
-    pub tools: KnownTools,
+    pub tools: KnownServed<Tool>,
+    /// Pools, and their workers.
+    pub pools: KnownServed<ExecutorPool>,
     /// Objects to show as unparsable.
     pub unparsable: Queue<Unparsable>,
     /// How far the events are.

@@ -23,13 +23,13 @@ pub mod publishing;
 pub mod queue;
 pub mod release;
 pub mod retelling;
+pub mod servers;
 pub mod settings;
 pub mod survey;
 pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod time;
-pub mod tool_servers;
 pub mod unparsable;
 pub mod warnings;
 pub mod watch;

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     future::Future,
+    marker::PhantomData,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -33,20 +34,19 @@ use super::{
     outbox::Outbox,
     publishing,
     retelling::Retelling,
+    servers::{ServedHere, Servers},
     settings::Settings,
     survey::Survey,
     time::Grace,
-    tool_servers::ToolServers,
     unparsable,
     warnings::Warnings,
     watch::{Scope, Watched, watch},
     workflows::Workflows,
 };
 use crate::{
-    api::{PodTemplate, TaskExecution, Time, Tool, Ttl, Workflow},
+    api::{ExecutorPool, PodTemplate, TaskExecution, Time, Tool, Ttl, Workflow},
     engine::{
-        admission::AllowList, definition::Installation, pod::PodSettings,
-        tool_server::ServerSettings,
+        admission::AllowList, definition::Installation, pod::PodSettings, server::ServerSettings,
     },
     events::Subjects,
     ports::{Bus, Calls, Clock, Pools},
@@ -59,7 +59,7 @@ const PUBLISH_AT_ONCE: usize = 256;
 /// Objects that were let go and are asked about or told again at once.
 const RETELL_AT_ONCE: usize = 16;
 
-/// Tools whose servers are looked after at once.
+/// Tools, and pools, that are looked after at once.
 const SERVE_AT_ONCE: usize = 4;
 
 /// Objects that cannot be parsed shown at once.
@@ -154,6 +154,7 @@ impl System {
             shown.show_queue("mirror", hub.mirrored.depth());
             shown.show_queue("retelling", hub.owed.depth());
             shown.show_queue("tool", hub.tools.queue.depth());
+            shown.show_queue("pool", hub.pools.queue.depth());
             if let Some(mirror) = hub.outbox.mirror() {
                 mirror.show_age(clock.now());
             }
@@ -233,18 +234,20 @@ impl System {
     fn start_watches(&self, tasks: &mut JoinSet<()>) -> Vec<watch::Receiver<bool>> {
         let mut synced = Vec::new();
         for scope in Scope::of(self.settings.namespaces()) {
-            synced.push(self.start_watch::<Workflow>(tasks, &scope));
-            synced.push(self.start_watch::<TaskExecution>(tasks, &scope));
-            synced.push(self.start_watch::<Pod>(tasks, &scope));
+            synced.push(self.start_watch::<Workflow, _>(tasks, &scope));
+            synced.push(self.start_watch::<TaskExecution, _>(tasks, &scope));
+            synced.push(self.start_watch::<Pod, _>(tasks, &scope));
             if self.server_settings().is_some() {
-                synced.push(self.start_watch::<Tool>(tasks, &scope));
-                synced.push(self.start_watch::<Deployment>(tasks, &scope));
+                synced.push(self.start_watch::<Tool, _>(tasks, &scope));
+                synced.push(self.start_watch::<Deployment, Tool>(tasks, &scope));
+                synced.push(self.start_watch::<ExecutorPool, _>(tasks, &scope));
+                synced.push(self.start_watch::<Deployment, ExecutorPool>(tasks, &scope));
             }
         }
         synced
     }
 
-    /// How tools are served, if they are.
+    /// How tools and pools are served, if they are.
     fn server_settings(&self) -> Option<ServerSettings> {
         let settings = &self.settings;
         let executor_image = settings.executor_image.clone()?;
@@ -283,13 +286,13 @@ impl System {
         Some(dispatches)
     }
 
-    fn start_watch<K: Watched>(
+    fn start_watch<K: Watched<As>, As: 'static>(
         &self,
         tasks: &mut JoinSet<()>,
         scope: &Scope,
     ) -> watch::Receiver<bool> {
         let (sender, synced) = watch::channel(false);
-        tasks.spawn(watch::<K>(
+        tasks.spawn(watch::<K, As>(
             self.client.clone(),
             scope.clone(),
             self.hub.clone(),
@@ -402,24 +405,26 @@ impl System {
             },
         ));
         tasks.spawn(look_after_stream(hub.clone()));
-        self.start_tool_servers(tasks, cluster);
+        self.start_servers::<Tool>(tasks, cluster.clone());
+        self.start_servers::<ExecutorPool>(tasks, cluster);
     }
 
-    fn start_tool_servers(&self, tasks: &mut JoinSet<()>, cluster: Cluster) {
+    fn start_servers<K: ServedHere>(&self, tasks: &mut JoinSet<()>, cluster: Cluster) {
         let Some(settings) = self.server_settings() else {
             return;
         };
         let (hub, clock) = (self.hub.clone(), self.clock.clone());
-        let servers = Arc::new(ToolServers {
+        let servers = Arc::new(Servers {
             hub: hub.clone(),
             cluster,
             clock,
             settings,
+            kind: PhantomData::<K>,
         });
         tasks.spawn(drive(
-            "tool",
+            K::QUEUE,
             hub,
-            |hub| &hub.tools.queue,
+            |hub| &K::within(hub).queue,
             SERVE_AT_ONCE,
             self.metrics.clone(),
             move |key| {

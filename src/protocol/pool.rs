@@ -54,6 +54,23 @@ impl PoolSubjects {
         format!("{}.commands.pool.>", self.prefix)
     }
 
+    /// The name of the stream of commands. Names hold no dots.
+    pub fn stream(&self) -> String {
+        format!("{}_POOLS", self.prefix.replace('.', "_").to_uppercase())
+    }
+
+    /// Where a worker asks the consumer of its pool for commands.
+    pub fn pull(&self, namespace: &str, pool: &str) -> String {
+        let consumer = Self::consumer(namespace, pool);
+        format!("$JS.API.CONSUMER.MSG.NEXT.{}.{consumer}", self.stream())
+    }
+
+    /// Where it says how it stands with what that consumer delivered.
+    pub fn acks(&self, namespace: &str, pool: &str) -> String {
+        let consumer = Self::consumer(namespace, pool);
+        format!("$JS.ACK.{}.{consumer}.>", self.stream())
+    }
+
     /// The name of the consumer from which a pool's workers pull. An underscore cannot be in a name.
     pub fn consumer(namespace: &str, pool: &str) -> String {
         format!("{namespace}_{pool}")

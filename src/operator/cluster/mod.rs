@@ -6,9 +6,9 @@ mod error;
 mod letting_go;
 mod pace;
 mod run;
+mod servers;
 #[cfg(test)]
 mod tests;
-mod tools;
 
 use std::{future::Future, sync::Arc};
 
