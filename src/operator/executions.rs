@@ -60,8 +60,8 @@ pub struct Executions {
     pub calls: Option<CallsUnderWay>,
     /// Commands for pools; none without NATS.
     pub dispatches: Option<Arc<Dispatches>>,
-    /// Whether this operator serves tools, so that it knows whose pods take calls.
-    pub serves_tools: bool,
+    /// Whether this operator serves tools and pools, so that it knows whose pods take what there is to do.
+    pub serves: bool,
     /// How pods are made.
     pub pods: PodSettings,
     /// How long a deleted object waits for NATS.

@@ -336,7 +336,7 @@ impl System {
             warnings,
             calls,
             dispatches,
-            serves_tools: self.server_settings().is_some(),
+            serves: self.server_settings().is_some(),
             pods: self.pod_settings(),
             deletion_grace,
         });

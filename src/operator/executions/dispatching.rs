@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::{CallError, Executions, Key};
+use super::{CallError, Executions, Key, sibling};
 use crate::{
     api::{PoolRef, TaskExecution, Time},
     engine::attempt::{self, Plan, PoolState, PoolView, Step},
@@ -75,8 +75,16 @@ impl Executions {
         }
     }
 
-    fn pool_state(&self, _key: &Key, _pool: &PoolRef) -> PoolState {
-        PoolState::Served
+    /// An operator that serves no pools cannot know whether there are workers: their commands wait.
+    fn pool_state(&self, key: &Key, pool: &PoolRef) -> PoolState {
+        if !self.serves {
+            return PoolState::Served;
+        }
+        match self.hub.pools.pool(&sibling(key, &pool.name)) {
+            None => PoolState::Missing,
+            Some(pool) if self.hub.pools.is_served(&pool) => PoolState::Served,
+            Some(_) => PoolState::Unserved,
+        }
     }
 
     fn decide_pool(&self, execution: &TaskExecution, pool: PoolState, view: &PoolView) -> Plan {

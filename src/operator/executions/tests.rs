@@ -70,7 +70,7 @@ fn executions(answer: impl Fn(Asked) -> Answer + Send + Sync + 'static) -> Execu
         warnings: Warnings::new(metrics).0,
         calls: None,
         dispatches: None,
-        serves_tools: false,
+        serves: false,
         pods: PodSettings { restricted: false },
         deletion_grace: Grace::from_now(Duration::from_secs(60)),
     }
