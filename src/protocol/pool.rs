@@ -124,6 +124,9 @@ pub struct TaskReport {
     pub worker: String,
     /// When that was, by the worker's clock.
     pub at: Time,
+    /// When the attempt began, by the worker's clock; missing if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
     /// What.
     #[serde(flatten)]
     pub news: TaskNews,
@@ -201,6 +204,7 @@ mod tests {
             attempt: 1,
             worker: "w1".to_owned(),
             at: serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),
+            started_at: None,
             news: TaskNews::Succeeded {
                 outputs: json!({"n": 55}),
             },
