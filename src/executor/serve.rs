@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use super::answers;
-use super::handler::Handler;
+use super::handler::{Handler, Job};
 use super::recent::{Call, Recent};
 use crate::api::{ErrorInfo, Time};
 use crate::ports::{Clock, NatsCalls, SystemClock};
@@ -258,7 +258,7 @@ impl Server {
         let left = call.deadline.since(Time(SystemClock.now()));
         let run = async {
             answers::started(&self.calls, &call.reply_to_subject, &call.tool_exec_id).await;
-            self.handler.run(call).await
+            self.handler.run(&Job::from(call)).await
         };
         let outcome = tokio::select! {
             biased;
