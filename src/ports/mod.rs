@@ -15,6 +15,7 @@ mod nats_calls;
 mod nats_connection;
 mod nats_flags;
 mod nats_log;
+mod nats_worker;
 
 pub use bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
 pub use calls::{CallNews, Calls};
@@ -25,3 +26,4 @@ pub use nats_auth::Credentials;
 pub use nats_callout::NatsCallout;
 pub use nats_calls::NatsCalls;
 pub use nats_flags::NatsFlags;
+pub use nats_worker::{Delivery, NatsWorker};

@@ -83,6 +83,11 @@ impl Connection {
         made
     }
 
+    /// A subject for the answers to one question, below the program's own prefix.
+    pub(super) fn new_inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
     /// Waits until a connection stands and everything that was handed to it went out.
     pub(super) async fn flush(&self) {
         // It fails when the client has ended, which lives as long as this.
