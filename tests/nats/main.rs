@@ -8,6 +8,8 @@ mod bus;
 mod callout;
 mod calls;
 mod mirror;
+mod program;
 mod server;
 mod stream;
 mod tools;
+mod worker;
