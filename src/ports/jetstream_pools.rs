@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    jetstream::{config, nanos, stream_name},
+    jetstream::{config, nanos, pools_name, stream_name},
     pools::Place,
 };
 use crate::protocol::pool::{LEASE, PoolSubjects};
@@ -25,11 +25,6 @@ const UNRECORDED: u32 = 512;
 /// The name of the consumers of the operator.
 pub(super) const OPERATOR: &str = "operator";
 
-/// The name of the stream of commands under a subject prefix.
-pub(super) fn queue_name(prefix: &str) -> String {
-    stream_name(prefix, "POOLS")
-}
-
 /// The name of the stream of reports under a subject prefix.
 pub(super) fn reports_name(prefix: &str) -> String {
     stream_name(prefix, "REPORTS")
@@ -43,7 +38,7 @@ pub(super) fn advisories_name(prefix: &str) -> String {
 /// The stream of commands. Nothing in it makes place for what comes: an attempt would be lost unseen.
 pub(super) fn queue_config(prefix: &str, replicas: usize) -> Map<String, Value> {
     let subject = PoolSubjects::new(prefix).commands();
-    work_queue(queue_name(prefix), subject, QUEUE_BYTES, replicas)
+    work_queue(pools_name(prefix), subject, QUEUE_BYTES, replicas)
 }
 
 /// The stream of reports.
@@ -54,7 +49,7 @@ pub(super) fn reports_config(prefix: &str, replicas: usize) -> Map<String, Value
 
 /// The stream of what the server says when a delivery was lost: it says so once.
 pub(super) fn advisories_config(prefix: &str, replicas: usize) -> Map<String, Value> {
-    let queue = queue_name(prefix);
+    let queue = pools_name(prefix);
     let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{queue}.*");
     work_queue(advisories_name(prefix), subject, ADVISORIES_BYTES, replicas)
 }

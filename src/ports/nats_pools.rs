@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::bus::{BusError, Message, PublishError};
-use super::jetstream::{publish_answer, publish_headers};
+use super::jetstream::{pools_name, publish_answer, publish_headers};
 use super::jetstream_pools::{self as pools, Advisory, ConsumerInfo, Delivered, OPERATOR};
 use super::nats::{Stream, ask, unavailable};
 use super::nats_connection::Connection;
@@ -43,10 +43,7 @@ impl NatsPools {
     ) -> Self {
         let stream = |name, config| Stream::new(connection.clone(), name, config);
         Self {
-            queue: stream(
-                pools::queue_name(prefix),
-                pools::queue_config(prefix, replicas),
-            ),
+            queue: stream(pools_name(prefix), pools::queue_config(prefix, replicas)),
             reports: stream(
                 pools::reports_name(prefix),
                 pools::reports_config(prefix, replicas),
@@ -73,7 +70,7 @@ impl NatsPools {
 
     /// The server sends what is in `stream` here, from what is not acknowledged on.
     async fn hear(&self, stream: &Stream) -> Result<Subscriber, BusError> {
-        let inbox = self.connection.inbox();
+        let inbox = self.connection.new_inbox();
         let heard = self.connection.subscribe(&inbox, None).await?;
         let consumer = format!("{}.{OPERATOR}", stream.name);
         // What was delivered to the one before is delivered anew by a new one, and by no other means at once.

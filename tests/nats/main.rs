@@ -9,6 +9,8 @@ mod callout;
 mod calls;
 mod mirror;
 mod pools;
+mod program;
 mod server;
 mod stream;
 mod tools;
+mod worker;
