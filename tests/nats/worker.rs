@@ -13,6 +13,43 @@ use serde_json::{Value, json};
 use crate::program::{PATIENCE, Program, free_port, path, until_open, written};
 use crate::server::NatsServer;
 
+/// All that a worker of the pool may do, from an account of its own.
+const RIGHTS: &str = r#"
+no_auth_user: operator
+accounts {
+  COMPOZY {
+    jetstream: enabled
+    users: [{ user: operator, password: operator }]
+    exports: [
+      { service: "$JS.API.CONSUMER.MSG.NEXT.COMPOZY_POOLS.*", response_type: stream, accounts: [WORKERS] }
+      { service: "$JS.ACK.COMPOZY_POOLS.>", accounts: [WORKERS] }
+      { service: "compozy.reports.>", accounts: [WORKERS] }
+      { stream: "compozy.control.>", accounts: [WORKERS] }
+    ]
+  }
+  WORKERS {
+    users: [{
+      user: worker
+      password: worker
+      permissions {
+        publish { allow: [
+          "$JS.API.CONSUMER.MSG.NEXT.COMPOZY_POOLS.shop_text"
+          "$JS.ACK.COMPOZY_POOLS.shop_text.>"
+          "compozy.reports.shop.pool.text.>"
+        ] }
+        subscribe { allow: ["compozy.control.shop.text.>", "_INBOX_w1.>"] }
+      }
+    }]
+    imports: [
+      { service: { account: COMPOZY, subject: "$JS.API.CONSUMER.MSG.NEXT.COMPOZY_POOLS.*" } }
+      { service: { account: COMPOZY, subject: "$JS.ACK.COMPOZY_POOLS.>" } }
+      { service: { account: COMPOZY, subject: "compozy.reports.>" } }
+      { stream: { account: COMPOZY, subject: "compozy.control.>" } }
+    ]
+  }
+}
+"#;
+
 /// What the operator has of a pool.
 struct Pool {
     server: NatsServer,
@@ -23,13 +60,13 @@ struct Pool {
 impl Pool {
     /// A pool with its queue.
     async fn new() -> Pool {
-        let pool = Pool::without_queue().await;
+        let pool = Pool::without_queue("").await;
         pool.create_queue().await;
         pool
     }
 
-    async fn without_queue() -> Pool {
-        let server = NatsServer::start("");
+    async fn without_queue(settings: &str) -> Pool {
+        let server = NatsServer::start(settings);
         server.bus(server.options()).await;
         let js = jetstream::new(server.client().await);
         let subjects = PoolSubjects::new("compozy");
@@ -221,6 +258,31 @@ async fn a_task_is_run_reported_and_leaves_the_queue() {
     }
     let outputs = json!({"got": {"id": "te"}, "by": "count/te"});
     assert_eq!(succeeded["outputs"], outputs);
+    pool.until_queued(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_needs_few_rights_and_no_part_of_the_operators_account() {
+    let pool = Pool::without_queue(RIGHTS).await;
+    pool.create_queue().await;
+    let password = path(&pool.server, "password");
+    std::fs::write(&password, "worker").unwrap();
+    let file = password.to_str().unwrap();
+    let (began, go, script) = pool.waiting();
+    let flags = ["--slots", "1", "--nats-inbox-prefix", "_INBOX_w1"];
+    let user = ["--nats-user-file", file, "--nats-password-file", file];
+    let _worker = pool.worker(&[flags, user].concat(), &script);
+    pool.order("cancelled", json!({})).await;
+    written(&began, 1).await;
+    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    pool.control("cancelled", 1, Order::Cancel).await;
+    assert_eq!(pool.news(2).await, ["STARTED", "STOPPED"]);
+    pool.until_queued(0).await;
+    pool.order("refused", json!({"pool": "other"})).await;
+    pool.until_queued(0).await;
+    std::fs::write(&go, "").unwrap();
+    pool.order("te", json!({})).await;
+    assert_eq!(pool.report(4).await["status"], "SUCCEEDED");
     pool.until_queued(0).await;
 }
 
@@ -440,7 +502,7 @@ async fn what_is_no_command_of_the_pool_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_ready_while_its_pool_has_a_queue() {
-    let pool = Pool::without_queue().await;
+    let pool = Pool::without_queue("").await;
     let address = free_port();
     let port = address.port().to_string();
     let worker = pool.worker(&["--ready-port", &port], "true");
