@@ -11,3 +11,4 @@ mod mirror;
 mod server;
 mod stream;
 mod tools;
+mod workers;
