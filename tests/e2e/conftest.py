@@ -220,8 +220,8 @@ def pytest_runtest_makereport(item, call):
 
 
 LOOKS = (
-    ("get", "cw,te,tools,deployments,pods,configmaps", "-o", "wide"),
-    ("get", "cw,te,tools", "-o", "yaml"),
+    ("get", "cw,te,tools,executorpools,deployments,pods,configmaps", "-o", "wide"),
+    ("get", "cw,te,tools,executorpools", "-o", "yaml"),
     ("get", "events", "--sort-by=.metadata.creationTimestamp"),
 )
 

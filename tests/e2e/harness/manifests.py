@@ -44,6 +44,16 @@ def handled(name, container=None, **handler):
     return {**tool(name), "spec": {"handler": {"container": {"image": IMAGE, **(container or {})}, **handler}}}
 
 
+def pool(name, container=None, **spec):
+    """A pool: `exec`, `stdio` or `http`, and whatever else it has, by name."""
+    return {
+        "apiVersion": "compozy.dev/v1alpha1",
+        "kind": "ExecutorPool",
+        "metadata": {"name": name},
+        "spec": {"container": {"image": IMAGE, **(container or {})}, **spec},
+    }
+
+
 def env(**values):
     """Environment variables as a container has them."""
     return [{"name": name, "value": value} for name, value in values.items()]
