@@ -8,7 +8,7 @@ mod bus;
 mod callout;
 mod calls;
 mod mirror;
+mod pool_rights;
 mod server;
 mod stream;
 mod tools;
-mod workers;
