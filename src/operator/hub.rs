@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
 use super::{
+    fresh::Fresh,
     gaps::StepGaps,
     index::{Change, Index, Key, is_held, key_of, sibling},
     outbox::Outbox,
@@ -50,6 +51,8 @@ pub struct Hub {
     pub outbox: Outbox,
     /// How fast steps follow each other.
     pub gaps: StepGaps,
+    /// Task executions for pools that this process made.
+    pub fresh: Fresh,
 }
 
 impl Hub {
@@ -137,8 +140,9 @@ impl Hub {
         let Some(gone) = self.index.delete_execution(key, uid) else {
             return;
         };
-        self.outbox
-            .forget(gone.metadata.uid.as_deref().unwrap_or_default());
+        let uid = gone.metadata.uid.as_deref().unwrap_or_default();
+        self.outbox.forget(uid);
+        self.fresh.take(uid);
         self.gaps.forget(key);
         self.executions.add(key.clone());
         self.workflows.add(sibling(key, &gone.spec.workflow.name));

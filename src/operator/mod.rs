@@ -3,10 +3,12 @@
 pub mod callout;
 pub mod calls;
 pub mod cluster;
-pub mod drive;
+pub mod dispatches;
+mod drive;
 pub mod executions;
 pub mod fence;
-pub mod gaps;
+pub mod fresh;
+mod gaps;
 pub mod http;
 pub mod hub;
 pub mod index;

@@ -22,6 +22,7 @@ use super::{
     Error,
     calls::CallsUnderWay,
     cluster::Cluster,
+    dispatches::Dispatches,
     drive::drive,
     executions::Executions,
     fence::Fence,
@@ -48,7 +49,7 @@ use crate::{
         admission::AllowList, definition::Installation, pod::PodSettings, server::ServerSettings,
     },
     events::Subjects,
-    ports::{Bus, Calls, Clock},
+    ports::{Bus, Calls, Clock, Pools},
 };
 
 /// How often the event stream is looked at.
@@ -80,6 +81,8 @@ pub struct Outside {
     pub bus: Option<Arc<dyn Bus>>,
     /// Calls of tools over NATS; without it none can be called.
     pub calls: Option<Arc<dyn Calls>>,
+    /// Warm pools over NATS; without it no task can run in one.
+    pub pools: Option<Arc<dyn Pools>>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Who holds the lease.
@@ -98,6 +101,7 @@ pub struct System {
     clock: Arc<dyn Clock>,
     identity: String,
     calls: Option<Arc<dyn Calls>>,
+    pools: Option<Arc<dyn Pools>>,
     caller: String,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
@@ -130,6 +134,7 @@ impl System {
             clock: outside.clock,
             identity: outside.identity,
             calls: outside.calls,
+            pools: outside.pools,
             caller: outside.caller,
             hub: Arc::new(Hub::new(Outbox::new(mirror))),
             metrics: Arc::new(metrics),
@@ -272,6 +277,15 @@ impl System {
         Some(CallsUnderWay::new(calls, prefix, caller, fence, hub, clock))
     }
 
+    fn start_dispatches(&self, tasks: &mut JoinSet<()>, fence: Fence) -> Option<Arc<Dispatches>> {
+        let (hub, clock) = (self.hub.clone(), self.clock.clone());
+        let dispatches = Dispatches::new(self.pools.clone()?, fence, hub, clock);
+        let dispatches = Arc::new(dispatches);
+        let hearing = dispatches.clone();
+        tasks.spawn(async move { hearing.run().await });
+        Some(dispatches)
+    }
+
     fn start_watch<K: Watched<As>, As: 'static>(
         &self,
         tasks: &mut JoinSet<()>,
@@ -300,6 +314,7 @@ impl System {
         let (warnings, writer) = Warnings::new(metrics.clone());
         tasks.spawn(writer.write(client.clone(), fence.clone(), self.identity.clone()));
         let calls = self.calls_under_way(fence.clone());
+        let dispatches = self.start_dispatches(tasks, fence.clone());
         let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
         let deletion_grace = Grace::from_now(settings.events_deletion_grace);
@@ -320,7 +335,8 @@ impl System {
             metrics: metrics.clone(),
             warnings,
             calls,
-            serves_tools: self.server_settings().is_some(),
+            dispatches,
+            serves: self.server_settings().is_some(),
             pods: self.pod_settings(),
             deletion_grace,
         });

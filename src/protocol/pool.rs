@@ -141,9 +141,26 @@ pub struct TaskReport {
     pub worker: String,
     /// When that was, by the worker's clock.
     pub at: Time,
+    /// When the attempt began, by the worker's clock; missing if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
     /// What.
     #[serde(flatten)]
     pub news: TaskNews,
+}
+
+impl TaskReport {
+    /// The report's identity: said again it is the same one, whoever says it.
+    pub fn id(&self) -> String {
+        let status = match self.news {
+            TaskNews::Started => "STARTED",
+            TaskNews::Succeeded { .. } => "SUCCEEDED",
+            TaskNews::Failed { .. } => "FAILED",
+            TaskNews::Stopped => "STOPPED",
+            TaskNews::HandedBack => "HANDED_BACK",
+        };
+        format!("{}:{}:{status}", self.task_exec_id, self.attempt)
+    }
 }
 
 /// What can be said of an attempt. Nothing follows an end.
@@ -218,12 +235,14 @@ mod tests {
             attempt: 1,
             worker: "w1".to_owned(),
             at: serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),
+            started_at: None,
             news: TaskNews::Succeeded {
                 outputs: json!({"n": 55}),
             },
         };
         let written = serde_json::to_value(&report).unwrap();
         assert_eq!(written["status"], "SUCCEEDED");
+        assert_eq!(report.id(), "te-uid:1:SUCCEEDED");
         assert_eq!(written["outputs"], json!({"n": 55}));
         assert_eq!(
             serde_json::from_value::<TaskReport>(written).unwrap(),

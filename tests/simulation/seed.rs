@@ -292,6 +292,7 @@ async fn operate(world: Shared, process: Process, since: Since, ended: oneshot::
         client: client(&world, process),
         bus: Some(bus.clone()),
         calls: Some(bus),
+        pools: None,
         clock: SimClock::new(&world, process, since),
         identity: process.identity(),
         caller: process.identity(),

@@ -71,6 +71,8 @@ impl Cluster {
                 api.create(&PostParams::default(), execution),
             )
             .await?;
+        // Before anybody can see it.
+        self.hub.fresh.add(&created);
         self.hub.execution(created.clone());
         Ok(created)
     }

@@ -1,0 +1,375 @@
+//! What is known of commands. Plain data: one entry for each task execution, until it is forgotten.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::{
+    api::Time,
+    engine::attempt::{Asked, PoolView, Taken},
+    operator::index::Key,
+    ports::{Place, Receipt},
+    protocol::pool::{TaskNews, TaskReport},
+};
+
+/// All entries.
+#[derive(Default)]
+pub(super) struct Known {
+    /// By the task execution's UID.
+    entries: HashMap<String, Entry>,
+    /// The UIDs of those that somebody asked about.
+    uids: HashMap<Key, String>,
+}
+
+/// What is known of one attempt.
+struct Entry {
+    /// Whom it concerns; unknown as long as nobody asked about it.
+    key: Option<Key>,
+    attempt: u32,
+    state: State,
+    /// What its worker said first.
+    taken: Option<Taken>,
+    asked: Option<Asked>,
+    /// Where the command went, as far as was heard.
+    place: Option<Place>,
+    /// To acknowledge when this is over.
+    receipts: Vec<Receipt>,
+    since: Time,
+}
+
+enum State {
+    Unknown,
+    Unsent,
+    Sent {
+        /// Its place in the queue, if this process knows it.
+        sequence: Option<u64>,
+        since: Time,
+        delivered: bool,
+    },
+    Ended(Arc<TaskReport>),
+    Lost,
+}
+
+/// What is to be done about what is over.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Settled {
+    /// Whoever works on these is not to.
+    pub stale: Vec<Place>,
+    /// Commands that stay in the queue otherwise.
+    pub remove: Vec<Place>,
+    /// Afterwards.
+    pub acknowledge: Vec<Receipt>,
+}
+
+/// What came of something that was heard.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Heard {
+    /// Whom it concerns, if that is known.
+    pub wake: Option<Key>,
+    /// The attempt is over.
+    pub ended: bool,
+    pub settled: Settled,
+}
+
+impl Entry {
+    fn new(attempt: u32, state: State, since: Time) -> Entry {
+        Entry {
+            key: None,
+            attempt,
+            state,
+            taken: None,
+            asked: None,
+            place: None,
+            receipts: Vec::new(),
+            since,
+        }
+    }
+
+    fn view(&self) -> PoolView {
+        match &self.state {
+            State::Unknown => PoolView::Unknown,
+            State::Unsent => PoolView::Unsent,
+            State::Sent {
+                since, delivered, ..
+            } => PoolView::Sent {
+                since: *since,
+                taken: self.taken.clone(),
+                delivered: *delivered,
+                asked: self.asked,
+            },
+            State::Ended(report) => PoolView::Ended(report.clone()),
+            State::Lost => PoolView::Lost {
+                taken: self.taken.clone(),
+            },
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended(_) | State::Lost)
+    }
+
+    fn settled(self) -> Settled {
+        let lost = matches!(self.state, State::Lost);
+        Settled {
+            stale: Vec::new(),
+            remove: self.place.filter(|_| lost).into_iter().collect(),
+            acknowledge: self.receipts,
+        }
+    }
+}
+
+impl Known {
+    /// The task execution with this UID has this key and is at this attempt. What was heard of earlier ones is over.
+    pub fn attach(&mut self, uid: &str, key: &Key, attempt: u32, now: Time) -> Settled {
+        let mut settled = Settled::default();
+        if self
+            .entries
+            .get(uid)
+            .is_some_and(|entry| entry.attempt < attempt)
+            && let Some(entry) = self.entries.remove(uid)
+        {
+            settled = entry.settled();
+        }
+        if let Some(before) = self
+            .uids
+            .insert(key.clone(), uid.to_owned())
+            .filter(|it| it != uid)
+        {
+            self.entries.remove(&before);
+        }
+        let unknown = || Entry::new(attempt, State::Unknown, now);
+        let entry = self.entries.entry(uid.to_owned()).or_insert_with(unknown);
+        entry.key.get_or_insert_with(|| key.clone());
+        settled
+    }
+
+    pub fn view(&self, uid: &str) -> PoolView {
+        self.entries.get(uid).map_or(PoolView::Unknown, Entry::view)
+    }
+
+    /// It was surely not sent, or was taken back.
+    pub fn unsent(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid).filter(|entry| !entry.is_over()) {
+            entry.state = State::Unsent;
+            entry.asked = None;
+        }
+    }
+
+    pub fn sent(&mut self, at: &Place, sequence: u64, now: Time) {
+        if let Some(entry) = self.open(at) {
+            entry.state = State::Sent {
+                sequence: Some(sequence),
+                since: now,
+                delivered: false,
+            };
+        }
+    }
+
+    /// It may have been sent or not.
+    pub fn doubt(&mut self, at: &Place) {
+        if let Some(entry) = self.open(at) {
+            entry.state = State::Unknown;
+        }
+    }
+
+    /// All that was sent may be gone from the queue. Returns whom it concerns.
+    pub fn doubt_what_was_sent(&mut self) -> Vec<Key> {
+        let entries = self.entries.values_mut();
+        let sent = entries.filter(|entry| matches!(entry.state, State::Sent { .. }));
+        let mut keys: Vec<_> = sent
+            .filter_map(|entry| {
+                entry.state = State::Unknown;
+                entry.key.clone()
+            })
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// There is nothing of it: it was never sent, or what had begun with it is lost.
+    pub fn nowhere(&mut self, at: &Place, begun: bool) {
+        if let Some(entry) = self.open(at) {
+            let lost = begun || entry.taken.is_some();
+            entry.state = if lost { State::Lost } else { State::Unsent };
+        }
+    }
+
+    /// A report that was found, and will be heard too.
+    pub fn reported(&mut self, report: TaskReport, now: Time) {
+        let entry = self.entries.get_mut(&report.task_exec_id);
+        let entry = entry.filter(|entry| entry.attempt == report.attempt && !entry.is_over());
+        if let Some(entry) = entry {
+            entry.take(report, now);
+        }
+    }
+
+    pub fn sequence(&self, at: &Place) -> Option<u64> {
+        match self.entries.get(&at.task_exec_id)?.state {
+            State::Sent { sequence, .. } => sequence,
+            _ => None,
+        }
+    }
+
+    /// It cannot be taken back.
+    pub fn delivered(&mut self, at: &Place) {
+        if let Some(entry) = self.open(at)
+            && let State::Sent { delivered, .. } = &mut entry.state
+        {
+            *delivered = true;
+        }
+    }
+
+    pub fn asked(&mut self, at: &Place, now: Time) {
+        if let Some(entry) = self.open(at) {
+            let first = entry.asked.map_or(now, |asked| asked.first);
+            entry.asked = Some(Asked { first, last: now });
+        }
+    }
+
+    /// A worker reports.
+    pub fn report(&mut self, report: TaskReport, receipt: Receipt, now: Time) -> Heard {
+        let (uid, attempt) = (report.task_exec_id.clone(), report.attempt);
+        let begins = report.news == TaskNews::Started;
+        let Some(entry) = self.heard_of(&uid, attempt, begins, now) else {
+            // It is over, or whoever asks will find it in the queue.
+            return Heard::only(receipt);
+        };
+        let was_over = entry.is_over();
+        entry.take(report, now);
+        let ended = entry.is_over() && !was_over;
+        let wake = entry.key.clone();
+        if begins {
+            // The end says it again.
+            return Heard {
+                wake,
+                ..Heard::only(receipt)
+            };
+        }
+        entry.receipts.push(receipt);
+        Heard {
+            wake,
+            ended,
+            settled: Settled::default(),
+        }
+    }
+
+    /// A command was delivered, and whoever had it let its lease run out.
+    pub fn lost(&mut self, at: Place, receipt: Receipt, now: Time) -> Heard {
+        let uid = at.task_exec_id.clone();
+        let Some(entry) = self.heard_of(&uid, at.attempt, false, now) else {
+            let settled = Settled {
+                remove: vec![at],
+                acknowledge: vec![receipt],
+                ..Settled::default()
+            };
+            return Heard {
+                settled,
+                ..Heard::default()
+            };
+        };
+        let ended = !entry.is_over();
+        if ended {
+            entry.state = State::Lost;
+        }
+        entry.place = Some(at);
+        entry.receipts.push(receipt);
+        Heard {
+            wake: entry.key.clone(),
+            ended,
+            settled: Settled::default(),
+        }
+    }
+
+    /// The entry that something heard is about; none if it is about an attempt that is over, or need not be remembered.
+    fn heard_of(&mut self, uid: &str, attempt: u32, begins: bool, now: Time) -> Option<&mut Entry> {
+        let known = self.entries.get(uid).map(|entry| entry.attempt);
+        if known.is_some_and(|known| known > attempt) || (known != Some(attempt) && begins) {
+            return None;
+        }
+        if known.is_none_or(|known| known < attempt) {
+            let mut entry = Entry::new(attempt, State::Unknown, now);
+            entry.key = self.entries.get(uid).and_then(|before| before.key.clone());
+            self.entries.insert(uid.to_owned(), entry);
+        }
+        self.entries.get_mut(uid)
+    }
+
+    pub fn forget(&mut self, key: &Key) -> Settled {
+        self.remove(key).map(Entry::settled).unwrap_or_default()
+    }
+
+    /// The task execution is gone, and nobody has to work on it.
+    pub fn gone(&mut self, key: &Key) -> Settled {
+        let Some(entry) = self.remove(key) else {
+            return Settled::default();
+        };
+        let under_way = entry.place.clone().filter(|_| !entry.is_over());
+        let mut settled = entry.settled();
+        settled.stale.extend(under_way.clone());
+        settled.remove.extend(under_way);
+        settled
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let uid = self.uids.remove(key)?;
+        self.entries.remove(&uid)
+    }
+
+    /// Drops what nobody asked about for so long: it is of no task execution that is known.
+    pub fn drop_unasked(&mut self, now: Time, after: Duration) -> Settled {
+        let unasked = |entry: &Entry| entry.key.is_none() && now.since(entry.since) >= after;
+        let mut all = Settled::default();
+        for (_, entry) in self.entries.extract_if(|_, entry| unasked(entry)) {
+            let settled = entry.settled();
+            all.remove.extend(settled.remove);
+            all.acknowledge.extend(settled.acknowledge);
+        }
+        all
+    }
+
+    /// An attempt that is not over.
+    fn open(&mut self, at: &Place) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&at.task_exec_id)?;
+        let open = entry.attempt == at.attempt && !entry.is_over();
+        open.then(|| {
+            entry.place.get_or_insert_with(|| at.clone());
+            entry
+        })
+    }
+}
+
+impl Entry {
+    /// Takes a report of this attempt in. The first end counts.
+    fn take(&mut self, report: TaskReport, now: Time) {
+        if let Some(at) = report
+            .started_at
+            .or((report.news == TaskNews::Started).then_some(report.at))
+        {
+            let worker = Arc::from(report.worker.as_str());
+            self.taken.get_or_insert(Taken { worker, at });
+        }
+        if self.is_over() {
+            return;
+        }
+        if report.news != TaskNews::Started {
+            self.state = State::Ended(Arc::new(report));
+        } else if !matches!(self.state, State::Sent { .. }) {
+            self.state = State::Sent {
+                sequence: None,
+                since: now,
+                delivered: true,
+            };
+        }
+    }
+}
+
+impl Heard {
+    /// Nothing follows, and it need not be told again.
+    fn only(receipt: Receipt) -> Heard {
+        Heard {
+            settled: Settled {
+                acknowledge: vec![receipt],
+                ..Settled::default()
+            },
+            ..Heard::default()
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Warm pools as the operator sees them: a queue of commands for each, and what their workers report.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use super::bus::{BusError, PublishError};
+use crate::protocol::pool::{Order, TaskReport};
+
+/// Feeds pools and hears their workers.
+///
+/// Every call ends within a bounded time, also while the bus is away.
+#[async_trait]
+pub trait Pools: Send + Sync {
+    /// Hears what workers report, from what was not acknowledged so far on, and whose lease ran out. Creates what is
+    /// missing. Who opens it again hears what was not acknowledged once more; whoever had it open hears no more. It ends
+    /// when the connection was lost.
+    async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError>;
+
+    /// Puts a command into its pool's queue, if none of that attempt is there. Returns its place in the queue.
+    /// [`WrongLastSequence`](PublishError::WrongLastSequence) says that there is one.
+    async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError>;
+
+    /// What there is of an attempt's command. Asked of the queue first, then of the reports: a worker removes the
+    /// command after its report is stored, so one of the two is there if it was ever sent, as long as nobody has
+    /// acknowledged the report.
+    async fn find(&self, at: &Place) -> Result<Found, BusError>;
+
+    /// Takes a command back. Returns whether it is certain that no worker has or will have it.
+    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<bool, BusError>;
+
+    /// Removes a command whose attempt is over from the queue.
+    async fn remove(&self, at: &Place) -> Result<(), BusError>;
+
+    /// Tells whoever works on an attempt what to do. It may get lost.
+    async fn order(&self, at: &Place, order: Order) -> Result<(), BusError>;
+
+    /// What it is about is recorded, and need not be told again. It may get lost: then it is told again.
+    async fn acknowledge(&self, receipt: &Receipt) -> Result<(), BusError>;
+}
+
+/// The attempt that a command is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The namespace of task execution and pool.
+    pub namespace: String,
+    /// The pool's name.
+    pub pool: String,
+    /// The task execution's UID.
+    pub task_exec_id: String,
+    /// The attempt, from 1.
+    pub attempt: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Place {
+            namespace,
+            pool,
+            task_exec_id,
+            attempt,
+        } = self;
+        write!(f, "{namespace}/{pool} {task_exec_id}:{attempt}")
+    }
+}
+
+/// What is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt(pub String);
+
+/// What is heard of pools.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PoolNews {
+    /// A worker reports.
+    Report(TaskReport, Receipt),
+    /// A command was delivered, and whoever had it let its lease run out.
+    Lost(Place, Receipt),
+}
+
+/// What there is of an attempt's command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// It is in the queue, or with a worker, at this place.
+    Queued(u64),
+    /// It is not in the queue, and this is the last that was reported of it.
+    Reported(TaskReport),
+    /// Nothing.
+    Nothing,
+}
