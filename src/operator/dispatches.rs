@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt;
 use kube::ResourceExt;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
 
 use self::known::{Known, Settled};
@@ -98,6 +98,16 @@ impl Dispatches {
         let sent = self.lock().doubt_what_was_sent();
         sent.into_iter()
             .for_each(|key| self.hub.executions.add(key));
+        self.hub.pools.look_at_all();
+    }
+
+    /// Makes the queue of a pool, so that its workers have something to pull from before there is a task. Returns when to
+    /// try again what could not be done.
+    pub async fn prepare(&self, pool: &Key) -> Option<Instant> {
+        let prepared = self.pools.prepare(&pool.0, &pool.1).await;
+        let error = prepared.err()?;
+        debug!(%error, "the queue of a pool cannot be made");
+        Some(Instant::now() + OPEN_AGAIN)
     }
 
     async fn hear(&self, news: PoolNews) {

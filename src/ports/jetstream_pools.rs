@@ -22,6 +22,9 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(3600);
 /// So many reports may wait to be recorded; fewer than a subscription holds (`WAITING_MESSAGES`).
 const UNRECORDED: u32 = 512;
 
+/// So many slots of a pool's workers may ask for a command at once; others ask again a second later.
+const MOST_SLOTS: u32 = 16_384;
+
 /// The name of the consumers of the operator.
 pub(super) const OPERATOR: &str = "operator";
 
@@ -86,6 +89,7 @@ pub(super) fn pool_consumer(prefix: &str, namespace: &str, pool: &str) -> Map<St
         ("ack_wait", json!(nanos(LEASE))),
         ("max_deliver", json!(1)),
         ("max_ack_pending", json!(-1)),
+        ("max_waiting", json!(MOST_SLOTS)),
     ])
 }
 

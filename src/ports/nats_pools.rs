@@ -97,19 +97,6 @@ impl NatsPools {
         created.await?.map(drop).map_err(unavailable)
     }
 
-    /// Workers pull from a consumer that has to be there.
-    async fn ensure_consumer(&self, at: &Place) -> Result<(), BusError> {
-        let name = PoolSubjects::consumer(&at.namespace, &at.pool);
-        if self.ensured().contains(&name) {
-            return Ok(());
-        }
-        let config = pools::pool_consumer(&self.prefix, &at.namespace, &at.pool);
-        let consumer = format!("{}.{name}", self.queue.name);
-        self.create_consumer(&self.queue, &consumer, config).await?;
-        self.ensured().insert(name);
-        Ok(())
-    }
-
     async fn delivered(&self, at: &Place) -> Result<Delivered, BusError> {
         let name = PoolSubjects::consumer(&at.namespace, &at.pool);
         let consumer = format!("{}.{name}", self.queue.name);
@@ -215,9 +202,21 @@ impl Pools for NatsPools {
             .boxed())
     }
 
+    async fn prepare(&self, namespace: &str, pool: &str) -> Result<(), BusError> {
+        let name = PoolSubjects::consumer(namespace, pool);
+        if self.ensured().contains(&name) {
+            return Ok(());
+        }
+        let config = pools::pool_consumer(&self.prefix, namespace, pool);
+        let consumer = format!("{}.{name}", self.queue.name);
+        self.create_consumer(&self.queue, &consumer, config).await?;
+        self.ensured().insert(name);
+        Ok(())
+    }
+
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError> {
-        let ensured = self.ensure_consumer(at).await;
-        ensured.map_err(|error| PublishError::Unavailable(error.to_string()))?;
+        let prepared = self.prepare(&at.namespace, &at.pool).await;
+        prepared.map_err(|error| PublishError::Unavailable(error.to_string()))?;
         let subject = self.command(at);
         let message = Message {
             filter: subject.clone(),

@@ -19,6 +19,9 @@ pub trait Pools: Send + Sync {
     /// when the connection was lost.
     async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError>;
 
+    /// Makes the queue of a pool, from which its workers pull. Cheap when it is there.
+    async fn prepare(&self, namespace: &str, pool: &str) -> Result<(), BusError>;
+
     /// Puts a command into its pool's queue, if none of that attempt is there. Returns its place in the queue.
     /// [`WrongLastSequence`](PublishError::WrongLastSequence) says that there is one.
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError>;

@@ -8,6 +8,7 @@ mod bus;
 mod callout;
 mod calls;
 mod mirror;
+mod pool_rights;
 mod pools;
 mod program;
 mod server;
