@@ -37,6 +37,9 @@ const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often is looked for what nobody asks about.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// A pool counts as served for so long after one of its workers has reported.
+const SERVED_FOR: Duration = Duration::from_secs(30);
+
 /// What concerns no task execution that is known is dropped after so long.
 const UNASKED: Duration = Duration::from_secs(300);
 
@@ -148,6 +151,12 @@ impl Dispatches {
         };
         self.settle(settled).await;
         view
+    }
+
+    /// Whether a worker of an execution's pool reported a while ago, be it one that the operator runs or not.
+    pub fn is_served(&self, execution: &TaskExecution) -> bool {
+        let pool = place(execution).pool_key();
+        self.lock().is_served(&pool, self.now(), SERVED_FOR)
     }
 
     /// Puts the command of the current attempt into its pool's queue.

@@ -54,6 +54,13 @@ pub struct Place {
     pub attempt: u32,
 }
 
+impl Place {
+    /// Which pool it is: its namespace and name.
+    pub fn pool_key(&self) -> (String, String) {
+        (self.namespace.clone(), self.pool.clone())
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Place {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_kubelet import FakeNode
 
-from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator, tool_server
+from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator, pool_worker, tool_server
 
 NAMESPACES = pytest.StashKey[list]()
 
@@ -135,6 +135,19 @@ def serve(namespace):
             server = tool_server.ToolServer(installation.nats_url(), *user, namespace.name, name, answer)
             stack.callback(server.close)
             return server
+
+        yield begin
+
+
+@pytest.fixture
+def worker(namespace, tmp_path):
+    """Starts workers on this machine for pools of the test's namespace, as `worker(pool, *handler, name=...)`."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(pool, *handler, **options):
+            made = pool_worker.PoolWorker(tmp_path / "workers", namespace.name, pool, *handler, **options)
+            stack.callback(made.close)
+            return made
 
         yield begin
 

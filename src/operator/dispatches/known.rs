@@ -17,6 +17,8 @@ pub(super) struct Known {
     entries: HashMap<String, Entry>,
     /// The UIDs of those that somebody asked about.
     uids: HashMap<Key, String>,
+    /// When a worker of each pool reported last, by namespace and pool.
+    heard: HashMap<(String, String), Time>,
 }
 
 /// What is known of one attempt.
@@ -234,8 +236,13 @@ impl Known {
         };
         let was_over = entry.is_over();
         entry.take(report, now);
+        let pool = entry.place.as_ref().map(Place::pool_key);
         let ended = entry.is_over() && !was_over;
         let wake = entry.key.clone();
+        if !begins {
+            entry.receipts.push(receipt.clone());
+        }
+        self.heard.extend(pool.map(|pool| (pool, now)));
         if begins {
             // The end says it again.
             return Heard {
@@ -243,7 +250,6 @@ impl Known {
                 ..Heard::only(receipt)
             };
         }
-        entry.receipts.push(receipt);
         Heard {
             wake,
             ended,
@@ -276,6 +282,12 @@ impl Known {
             ended,
             settled: Settled::default(),
         }
+    }
+
+    /// Whether a worker of this pool reported within that time.
+    pub fn is_served(&self, pool: &(String, String), now: Time, within: Duration) -> bool {
+        let last = self.heard.get(pool);
+        last.is_some_and(|last| now.since(*last) < within)
     }
 
     /// The entry that something heard is about; none if it is about an attempt that is over, or need not be remembered.

@@ -44,8 +44,13 @@ def handled(name, container=None, **handler):
     return {**tool(name), "spec": {"handler": {"container": {"image": IMAGE, **(container or {})}, **handler}}}
 
 
+def pooled(name, pool, **fields):
+    """A task that a pool's worker runs."""
+    return {"name": name, "pool": {"name": pool}, **fields}
+
+
 def pool(name, container=None, **spec):
-    """A pool: `exec`, `stdio` or `http`, and whatever else it has, by name."""
+    """A pool of workers: `exec`, `stdio` or `http`, and whatever else its spec has, by name."""
     return {
         "apiVersion": "compozy.dev/v1alpha1",
         "kind": "ExecutorPool",
