@@ -162,7 +162,7 @@ impl Worker {
 
 async fn next(from: &mut Subscriber) -> Message {
     let next = tokio::time::timeout(PATIENCE, from.next()).await;
-    next.expect("nothing comes").unwrap()
+    next.unwrap().unwrap()
 }
 
 async fn nothing(from: &mut Subscriber) {
