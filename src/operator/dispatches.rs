@@ -113,7 +113,9 @@ impl Dispatches {
     async fn hear(&self, news: PoolNews) {
         let now = self.now();
         let heard = match news {
-            PoolNews::Report(report, receipt) => self.lock().report(report, receipt, now),
+            PoolNews::Report(from, report, receipt) => {
+                self.lock().report(&from, report, receipt, now)
+            }
             PoolNews::Lost(place, receipt) => self.lock().lost(place, receipt, now),
         };
         if let Some(key) = heard.wake {
@@ -148,16 +150,15 @@ impl Dispatches {
 
     /// What is known of a task execution's current attempt. What was heard of earlier ones is over.
     pub async fn view(&self, execution: &TaskExecution) -> PoolView {
-        let uid = execution.uid().unwrap_or_default();
-        let attempt = attempt::current_attempt(execution);
-        let fresh = attempt == 1 && self.hub.fresh.take(&uid);
+        let at = place(execution);
+        let fresh = at.attempt == 1 && self.hub.fresh.take(&at.task_exec_id);
         let (view, settled) = {
             let mut known = self.lock();
-            let settled = known.attach(&uid, &key_of(execution), attempt, self.now());
+            let settled = known.attach(&key_of(execution), &at, self.now());
             if fresh {
-                known.unsent(&uid);
+                known.unsent(&at);
             }
-            (known.view(&uid), settled)
+            (known.view(&at), settled)
         };
         self.settle(settled).await;
         view
@@ -209,7 +210,7 @@ impl Dispatches {
         let mut known = self.lock();
         match found {
             Found::Queued(sequence) => known.sent(&at, sequence, now),
-            Found::Reported(report) => known.reported(report, now),
+            Found::Reported(report) => known.reported(&at, report, now),
             Found::Nothing => return Ok(false),
         }
         Ok(true)
@@ -234,7 +235,7 @@ impl Dispatches {
             None => false,
         };
         if withdrawn {
-            self.lock().unsent(&at.task_exec_id);
+            self.lock().unsent(&at);
             return Ok(());
         }
         // A run that is suspended lets go on what is under way.

@@ -9,7 +9,7 @@ use super::{
     jetstream::{config, nanos, pools_name, stream_name},
     pools::Place,
 };
-use crate::protocol::pool::{LEASE, PoolSubjects};
+use crate::protocol::pool::{LEASE, PoolSubjects, TaskReport};
 
 /// What may wait in all queues together; then tasks wait to be sent.
 const QUEUE_BYTES: u64 = 1 << 30;
@@ -139,6 +139,24 @@ pub(super) fn place(prefix: &str, subject: &str) -> Option<Place> {
         attempt: tokens.next()?.parse().ok()?,
     };
     tokens.next().is_none().then_some(place)
+}
+
+/// The attempt that a report with this subject is about. Nobody may report for another pool: so the subject says of which
+/// the worker is, and what it writes does not.
+pub(super) fn reported_place(prefix: &str, subject: &str, report: &TaskReport) -> Option<Place> {
+    let all = PoolSubjects::new(prefix).reports();
+    let rest = subject.strip_prefix(all.strip_suffix('>')?)?;
+    let tokens: Vec<_> = rest.split('.').collect();
+    let [namespace, "pool", pool, task_exec_id] = tokens[..] else {
+        return None;
+    };
+    let place = Place {
+        namespace: namespace.to_owned(),
+        pool: pool.to_owned(),
+        task_exec_id: task_exec_id.to_owned(),
+        attempt: report.attempt,
+    };
+    (report.task_exec_id == task_exec_id).then_some(place)
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ impl NatsPools {
     async fn read_report(&self, message: NatsMessage) -> Option<PoolNews> {
         let receipt = receipt(&message)?;
         match self.report(&message.subject, &message.payload) {
-            Ok(report) => Some(PoolNews::Report(report, receipt)),
+            Ok((from, report)) => Some(PoolNews::Report(from, report, receipt)),
             Err(why) => {
                 warn!(subject = %message.subject, why, "a report that cannot be read");
                 let _ = self.acknowledge(&receipt).await;
@@ -151,15 +151,12 @@ impl NatsPools {
         }
     }
 
-    /// Reads a report; who may report about what is settled by the subject, so it has to fit.
-    fn report(&self, subject: &str, payload: &[u8]) -> Result<TaskReport, String> {
+    fn report(&self, subject: &str, payload: &[u8]) -> Result<(Place, TaskReport), String> {
         let report: TaskReport =
             serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        let of = subject.rsplit('.').next();
-        match of == Some(&report.task_exec_id) {
-            true => Ok(report),
-            false => Err("it is about another task execution than its subject".to_owned()),
-        }
+        let from = pools::reported_place(&self.prefix, subject, &report);
+        let from = from.ok_or("it is about another task execution than its subject")?;
+        Ok((from, report))
     }
 
     fn ensured(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -244,8 +241,8 @@ impl Pools for NatsPools {
         let question = json!({ "last_by_subj": subject });
         let stored = self.reports.message(&question).await?;
         let report = stored.and_then(|stored| self.report(&stored.subject, &stored.payload).ok());
-        Ok(match report.filter(|report| report.attempt == at.attempt) {
-            Some(report) => Found::Reported(report),
+        Ok(match report.filter(|(from, _)| from == at) {
+            Some((_, report)) => Found::Reported(report),
             None => Found::Nothing,
         })
     }

@@ -83,8 +83,8 @@ pub struct Receipt(pub String);
 /// What is heard of pools.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PoolNews {
-    /// A worker reports.
-    Report(TaskReport, Receipt),
+    /// A worker reports, of the pool that its subject names: NATS lets it use no other.
+    Report(Place, TaskReport, Receipt),
     /// A command was delivered, and whoever had it let its lease run out.
     Lost(Place, Receipt),
 }

@@ -45,12 +45,15 @@ async fn enqueue(pools: &NatsPools, at: &Place) -> Result<u64, PublishError> {
 
 async fn heard(news: &mut News) -> PoolNews {
     let next = tokio::time::timeout(PATIENCE, news.next()).await;
-    next.expect("something is heard").expect("the news go on")
+    next.unwrap().unwrap()
 }
 
 async fn heard_report(news: &mut News) -> (TaskReport, Receipt) {
     match heard(news).await {
-        PoolNews::Report(report, receipt) => (report, receipt),
+        PoolNews::Report(from, report, receipt) => {
+            assert_eq!(from, at(&report.task_exec_id, report.attempt));
+            (report, receipt)
+        }
         lost => panic!("{lost:?}"),
     }
 }

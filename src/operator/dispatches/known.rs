@@ -1,4 +1,7 @@
-//! What is known of commands. Plain data: one entry for each task execution, until it is forgotten.
+//! What is known of commands. Plain data: one entry for each attempt, until it is forgotten.
+//!
+//! Whose worker says something is settled by where it says it, its [`Place`]. What is said of the task execution of another
+//! pool, or of an attempt that was never sent, is about nothing that is known here.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,9 +16,10 @@ use crate::{
 /// All entries.
 #[derive(Default)]
 pub(super) struct Known {
-    /// By the task execution's UID.
-    entries: HashMap<String, Entry>,
-    /// The UIDs of those that somebody asked about.
+    entries: HashMap<Place, Entry>,
+    /// The current attempts of task executions that somebody asked about, by their UID.
+    current: HashMap<String, Place>,
+    /// The UIDs of these.
     uids: HashMap<Key, String>,
     /// When a worker of each pool reported last, by namespace and pool.
     heard: HashMap<(String, String), Time>,
@@ -25,13 +29,10 @@ pub(super) struct Known {
 struct Entry {
     /// Whom it concerns; unknown as long as nobody asked about it.
     key: Option<Key>,
-    attempt: u32,
     state: State,
     /// What its worker said first.
     taken: Option<Taken>,
     asked: Option<Asked>,
-    /// Where the command went, as far as was heard.
-    place: Option<Place>,
     /// To acknowledge when this is over.
     receipts: Vec<Receipt>,
     since: Time,
@@ -72,14 +73,13 @@ pub(super) struct Heard {
 }
 
 impl Entry {
-    fn new(attempt: u32, state: State, since: Time) -> Entry {
+    /// Of an attempt of which nothing is known.
+    fn new(key: Option<Key>, since: Time) -> Entry {
         Entry {
-            key: None,
-            attempt,
-            state,
+            key,
+            state: State::Unknown,
             taken: None,
             asked: None,
-            place: None,
             receipts: Vec::new(),
             since,
         }
@@ -108,48 +108,40 @@ impl Entry {
         matches!(self.state, State::Ended(_) | State::Lost)
     }
 
-    fn settled(self) -> Settled {
+    /// What is to be done when this is over and not needed any more.
+    fn settled(self, at: Place) -> Settled {
         let lost = matches!(self.state, State::Lost);
         Settled {
             stale: Vec::new(),
-            remove: self.place.filter(|_| lost).into_iter().collect(),
+            remove: lost.then_some(at).into_iter().collect(),
             acknowledge: self.receipts,
         }
     }
 }
 
 impl Known {
-    /// The task execution with this UID has this key and is at this attempt. What was heard of earlier ones is over.
-    pub fn attach(&mut self, uid: &str, key: &Key, attempt: u32, now: Time) -> Settled {
+    /// The task execution with this key is at this attempt. What was heard of others before it is over.
+    pub fn attach(&mut self, key: &Key, at: &Place, now: Time) -> Settled {
+        let uid = &at.task_exec_id;
         let mut settled = Settled::default();
-        if self
-            .entries
-            .get(uid)
-            .is_some_and(|entry| entry.attempt < attempt)
-            && let Some(entry) = self.entries.remove(uid)
-        {
-            settled = entry.settled();
+        if self.current.get(uid) != Some(at) || self.uids.get(key) != Some(uid) {
+            settled = self.forget(key);
+            self.current.insert(uid.clone(), at.clone());
+            self.uids.insert(key.clone(), uid.clone());
         }
-        if let Some(before) = self
-            .uids
-            .insert(key.clone(), uid.to_owned())
-            .filter(|it| it != uid)
-        {
-            self.entries.remove(&before);
-        }
-        let unknown = || Entry::new(attempt, State::Unknown, now);
-        let entry = self.entries.entry(uid.to_owned()).or_insert_with(unknown);
+        let entry = self.entries.entry(at.clone());
+        let entry = entry.or_insert_with(|| Entry::new(None, now));
         entry.key.get_or_insert_with(|| key.clone());
         settled
     }
 
-    pub fn view(&self, uid: &str) -> PoolView {
-        self.entries.get(uid).map_or(PoolView::Unknown, Entry::view)
+    pub fn view(&self, at: &Place) -> PoolView {
+        self.entries.get(at).map_or(PoolView::Unknown, Entry::view)
     }
 
     /// It was surely not sent, or was taken back.
-    pub fn unsent(&mut self, uid: &str) {
-        if let Some(entry) = self.entries.get_mut(uid).filter(|entry| !entry.is_over()) {
+    pub fn unsent(&mut self, at: &Place) {
+        if let Some(entry) = self.open(at) {
             entry.state = State::Unsent;
             entry.asked = None;
         }
@@ -195,16 +187,14 @@ impl Known {
     }
 
     /// A report that was found, and will be heard too.
-    pub fn reported(&mut self, report: TaskReport, now: Time) {
-        let entry = self.entries.get_mut(&report.task_exec_id);
-        let entry = entry.filter(|entry| entry.attempt == report.attempt && !entry.is_over());
-        if let Some(entry) = entry {
+    pub fn reported(&mut self, at: &Place, report: TaskReport, now: Time) {
+        if let Some(entry) = self.open(at) {
             entry.take(report, now);
         }
     }
 
     pub fn sequence(&self, at: &Place) -> Option<u64> {
-        match self.entries.get(&at.task_exec_id)?.state {
+        match self.entries.get(at)?.state {
             State::Sent { sequence, .. } => sequence,
             _ => None,
         }
@@ -227,55 +217,50 @@ impl Known {
     }
 
     /// A worker reports.
-    pub fn report(&mut self, report: TaskReport, receipt: Receipt, now: Time) -> Heard {
-        let (uid, attempt) = (report.task_exec_id.clone(), report.attempt);
+    pub fn report(
+        &mut self,
+        from: &Place,
+        report: TaskReport,
+        receipt: Receipt,
+        now: Time,
+    ) -> Heard {
         let begins = report.news == TaskNews::Started;
-        let Some(entry) = self.heard_of(&uid, attempt, begins, now) else {
+        let Some(entry) = self.heard_of(from, begins, now) else {
             // It is over, or whoever asks will find it in the queue.
             return Heard::only(receipt);
         };
         let was_over = entry.is_over();
         entry.take(report, now);
-        let pool = entry.place.as_ref().map(Place::pool_key);
-        let ended = entry.is_over() && !was_over;
-        let wake = entry.key.clone();
-        if !begins {
-            entry.receipts.push(receipt.clone());
-        }
-        self.heard.extend(pool.map(|pool| (pool, now)));
-        if begins {
+        let (wake, ended) = (entry.key.clone(), entry.is_over() && !was_over);
+        let settled = match begins {
             // The end says it again.
-            return Heard {
-                wake,
-                ..Heard::only(receipt)
-            };
+            true => Heard::only(receipt).settled,
+            false => {
+                entry.receipts.push(receipt);
+                Settled::default()
+            }
+        };
+        if wake.is_some() {
+            self.heard.insert(from.pool_key(), now);
         }
         Heard {
             wake,
             ended,
-            settled: Settled::default(),
+            settled,
         }
     }
 
     /// A command was delivered, and whoever had it let its lease run out.
     pub fn lost(&mut self, at: Place, receipt: Receipt, now: Time) -> Heard {
-        let uid = at.task_exec_id.clone();
-        let Some(entry) = self.heard_of(&uid, at.attempt, false, now) else {
-            let settled = Settled {
-                remove: vec![at],
-                acknowledge: vec![receipt],
-                ..Settled::default()
-            };
-            return Heard {
-                settled,
-                ..Heard::default()
-            };
+        let Some(entry) = self.heard_of(&at, false, now) else {
+            let mut heard = Heard::only(receipt);
+            heard.settled.remove.push(at);
+            return heard;
         };
         let ended = !entry.is_over();
         if ended {
             entry.state = State::Lost;
         }
-        entry.place = Some(at);
         entry.receipts.push(receipt);
         Heard {
             wake: entry.key.clone(),
@@ -290,47 +275,53 @@ impl Known {
         last.is_some_and(|last| now.since(*last) < within)
     }
 
-    /// The entry that something heard is about; none if it is about an attempt that is over, or need not be remembered.
-    fn heard_of(&mut self, uid: &str, attempt: u32, begins: bool, now: Time) -> Option<&mut Entry> {
-        let known = self.entries.get(uid).map(|entry| entry.attempt);
-        if known.is_some_and(|known| known > attempt) || (known != Some(attempt) && begins) {
-            return None;
+    /// The entry that something heard is about; none if it is about another attempt than the current one, or another
+    /// pool than that of the task, or need not be remembered.
+    fn heard_of(&mut self, from: &Place, begins: bool, now: Time) -> Option<&mut Entry> {
+        match self.current.get(&from.task_exec_id) {
+            Some(current) if current != from => return None,
+            None if begins => return None,
+            _ => {}
         }
-        if known.is_none_or(|known| known < attempt) {
-            let mut entry = Entry::new(attempt, State::Unknown, now);
-            entry.key = self.entries.get(uid).and_then(|before| before.key.clone());
-            self.entries.insert(uid.to_owned(), entry);
-        }
-        self.entries.get_mut(uid)
+        let entry = self.entries.entry(from.clone());
+        Some(entry.or_insert_with(|| Entry::new(None, now)))
     }
 
+    /// A task execution has ended.
     pub fn forget(&mut self, key: &Key) -> Settled {
-        self.remove(key).map(Entry::settled).unwrap_or_default()
+        let removed = self.remove(key);
+        removed
+            .map(|(at, entry)| entry.settled(at))
+            .unwrap_or_default()
     }
 
-    /// The task execution is gone, and nobody has to work on it.
+    /// A task execution is gone, and nobody has to work on it.
     pub fn gone(&mut self, key: &Key) -> Settled {
-        let Some(entry) = self.remove(key) else {
+        let Some((at, entry)) = self.remove(key) else {
             return Settled::default();
         };
-        let under_way = entry.place.clone().filter(|_| !entry.is_over());
-        let mut settled = entry.settled();
-        settled.stale.extend(under_way.clone());
-        settled.remove.extend(under_way);
+        let under_way = !entry.is_over();
+        let mut settled = entry.settled(at.clone());
+        if under_way {
+            settled.stale.push(at.clone());
+            settled.remove.push(at);
+        }
         settled
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
+    fn remove(&mut self, key: &Key) -> Option<(Place, Entry)> {
         let uid = self.uids.remove(key)?;
-        self.entries.remove(&uid)
+        let at = self.current.remove(&uid)?;
+        let entry = self.entries.remove(&at)?;
+        Some((at, entry))
     }
 
     /// Drops what nobody asked about for so long: it is of no task execution that is known.
     pub fn drop_unasked(&mut self, now: Time, after: Duration) -> Settled {
         let unasked = |entry: &Entry| entry.key.is_none() && now.since(entry.since) >= after;
         let mut all = Settled::default();
-        for (_, entry) in self.entries.extract_if(|_, entry| unasked(entry)) {
-            let settled = entry.settled();
+        for (at, entry) in self.entries.extract_if(|_, entry| unasked(entry)) {
+            let settled = entry.settled(at);
             all.remove.extend(settled.remove);
             all.acknowledge.extend(settled.acknowledge);
         }
@@ -339,12 +330,7 @@ impl Known {
 
     /// An attempt that is not over.
     fn open(&mut self, at: &Place) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&at.task_exec_id)?;
-        let open = entry.attempt == at.attempt && !entry.is_over();
-        open.then(|| {
-            entry.place.get_or_insert_with(|| at.clone());
-            entry
-        })
+        self.entries.get_mut(at).filter(|entry| !entry.is_over())
     }
 }
 

@@ -45,7 +45,7 @@ fn receipt(name: &str) -> Receipt {
 
 fn asked_about(attempt: u32) -> Known {
     let mut known = Known::default();
-    known.attach("uid", &key(), attempt, now());
+    known.attach(&key(), &at(attempt), now());
     known
 }
 
@@ -58,28 +58,28 @@ fn sent() -> Known {
 #[test]
 fn an_end_is_acknowledged_when_it_is_recorded_and_not_before() {
     let mut known = sent();
-    let begun = known.report(report(1, TaskNews::Started), receipt("a"), now());
+    let begun = known.report(&at(1), report(1, TaskNews::Started), receipt("a"), now());
     assert_eq!(begun.wake, Some(key()));
     assert_eq!(
         begun.settled.acknowledge,
         [receipt("a")],
         "its end says it again"
     );
-    let ended = known.report(report(1, TaskNews::Stopped), receipt("b"), now());
+    let ended = known.report(&at(1), report(1, TaskNews::Stopped), receipt("b"), now());
     assert_eq!(ended.wake, Some(key()));
     assert!(ended.ended && ended.settled == Settled::default());
-    assert!(matches!(known.view("uid"), PoolView::Ended(_)));
+    assert!(matches!(known.view(&at(1)), PoolView::Ended(_)));
     assert_eq!(known.forget(&key()).acknowledge, [receipt("b")]);
-    assert_eq!(known.view("uid"), PoolView::Unknown);
+    assert_eq!(known.view(&at(1)), PoolView::Unknown);
 }
 
 #[test]
 fn the_first_end_of_an_attempt_counts() {
     let mut known = sent();
-    known.report(report(1, TaskNews::Stopped), receipt("a"), now());
-    let again = known.report(report(1, TaskNews::HandedBack), receipt("b"), now());
+    known.report(&at(1), report(1, TaskNews::Stopped), receipt("a"), now());
+    let again = known.report(&at(1), report(1, TaskNews::HandedBack), receipt("b"), now());
     assert!(!again.ended);
-    let PoolView::Ended(first) = known.view("uid") else {
+    let PoolView::Ended(first) = known.view(&at(1)) else {
         panic!("it has ended");
     };
     assert_eq!(first.news, TaskNews::Stopped);
@@ -93,7 +93,7 @@ fn the_first_end_of_an_attempt_counts() {
 fn what_is_said_of_an_earlier_attempt_changes_nothing() {
     let mut known = asked_about(2);
     known.sent(&at(2), 9, now());
-    let late = known.report(report(1, TaskNews::Stopped), receipt("a"), now());
+    let late = known.report(&at(1), report(1, TaskNews::Stopped), receipt("a"), now());
     assert_eq!((late.wake, late.ended), (None, false));
     assert_eq!(late.settled.acknowledge, [receipt("a")]);
     let lost = known.lost(at(1), receipt("b"), now());
@@ -102,24 +102,24 @@ fn what_is_said_of_an_earlier_attempt_changes_nothing() {
         [at(1)],
         "nobody else takes it out of the queue"
     );
-    assert!(matches!(known.view("uid"), PoolView::Sent { .. }));
+    assert!(matches!(known.view(&at(2)), PoolView::Sent { .. }));
 }
 
 #[test]
 fn a_lost_attempt_is_over_and_its_command_is_removed_with_it() {
     let mut known = sent();
-    known.report(report(1, TaskNews::Started), receipt("a"), now());
+    known.report(&at(1), report(1, TaskNews::Started), receipt("a"), now());
     let lost = known.lost(at(1), receipt("b"), now());
     assert!(lost.ended);
     assert!(matches!(
-        known.view("uid"),
+        known.view(&at(1)),
         PoolView::Lost { taken: Some(_) }
     ));
-    let settled = known.attach("uid", &key(), 2, now());
+    let settled = known.attach(&key(), &at(2), now());
     assert_eq!(settled.remove, [at(1)]);
     assert_eq!(settled.acknowledge, [receipt("b")]);
     assert_eq!(
-        known.view("uid"),
+        known.view(&at(2)),
         PoolView::Unknown,
         "of the next one nothing is known"
     );
@@ -128,22 +128,22 @@ fn a_lost_attempt_is_over_and_its_command_is_removed_with_it() {
 #[test]
 fn an_end_that_comes_before_anybody_asks_is_kept_until_somebody_does() {
     let mut known = Known::default();
-    let early = known.report(report(1, TaskNews::Stopped), receipt("a"), now());
+    let early = known.report(&at(1), report(1, TaskNews::Stopped), receipt("a"), now());
     assert_eq!(early.wake, None);
-    let beginning = known.report(report(3, TaskNews::Started), receipt("b"), now());
+    let beginning = known.report(&at(3), report(3, TaskNews::Started), receipt("b"), now());
     assert_eq!(
         beginning.settled.acknowledge,
         [receipt("b")],
         "the queue says it too"
     );
-    known.attach("uid", &key(), 1, now());
-    assert!(matches!(known.view("uid"), PoolView::Ended(_)));
+    known.attach(&key(), &at(1), now());
+    assert!(matches!(known.view(&at(1)), PoolView::Ended(_)));
 }
 
 #[test]
 fn what_nobody_asks_about_is_dropped_after_a_while() {
     let mut known = Known::default();
-    known.report(report(1, TaskNews::Stopped), receipt("a"), now());
+    known.report(&at(1), report(1, TaskNews::Stopped), receipt("a"), now());
     let patience = std::time::Duration::from_secs(300);
     let soon = now().after(patience / 2);
     assert_eq!(known.drop_unasked(soon, patience), Settled::default());
@@ -159,7 +159,7 @@ fn what_nobody_asks_about_is_dropped_after_a_while() {
 fn after_a_lost_connection_all_that_was_sent_is_looked_for() {
     let mut known = sent();
     assert_eq!(known.doubt_what_was_sent(), [key()]);
-    assert_eq!(known.view("uid"), PoolView::Unknown);
+    assert_eq!(known.view(&at(1)), PoolView::Unknown);
     assert_eq!(
         known.doubt_what_was_sent(),
         [],
@@ -171,17 +171,17 @@ fn after_a_lost_connection_all_that_was_sent_is_looked_for() {
 fn what_is_nowhere_was_never_sent_unless_somebody_had_begun() {
     let mut known = asked_about(1);
     known.nowhere(&at(1), false);
-    assert_eq!(known.view("uid"), PoolView::Unsent);
+    assert_eq!(known.view(&at(1)), PoolView::Unsent);
 
     let mut known = sent();
-    known.report(report(1, TaskNews::Started), receipt("a"), now());
+    known.report(&at(1), report(1, TaskNews::Started), receipt("a"), now());
     known.doubt_what_was_sent();
     known.nowhere(&at(1), false);
-    assert!(matches!(known.view("uid"), PoolView::Lost { .. }));
+    assert!(matches!(known.view(&at(1)), PoolView::Lost { .. }));
 
     let mut known = asked_about(1);
     known.nowhere(&at(1), true);
-    assert!(matches!(known.view("uid"), PoolView::Lost { .. }));
+    assert!(matches!(known.view(&at(1)), PoolView::Lost { .. }));
 }
 
 #[test]
@@ -189,4 +189,31 @@ fn nobody_works_on_a_task_execution_that_was_taken_away() {
     let mut known = sent();
     let settled = known.gone(&key());
     assert_eq!((settled.stale, settled.remove), (vec![at(1)], vec![at(1)]));
+}
+
+/// NATS lets a worker report for its own pool alone, so where it reports says whose it is.
+#[test]
+fn nobody_can_report_for_another_pool_or_ahead_of_an_attempt() {
+    let foreign = Place {
+        namespace: "bank".to_owned(),
+        ..at(1)
+    };
+    let mut known = sent();
+    for elsewhere in [&foreign, &at(7)] {
+        let attempt = elsewhere.attempt;
+        let heard = known.report(
+            elsewhere,
+            report(attempt, TaskNews::Stopped),
+            receipt("a"),
+            now(),
+        );
+        assert_eq!((heard.wake, heard.ended), (None, false));
+        assert_eq!(heard.settled.acknowledge, [receipt("a")]);
+        assert!(matches!(known.view(&at(1)), PoolView::Sent { .. }));
+    }
+    // Nor before anybody asked.
+    let mut known = Known::default();
+    known.report(&foreign, report(1, TaskNews::Stopped), receipt("a"), now());
+    known.attach(&key(), &at(1), now());
+    assert_eq!(known.view(&at(1)), PoolView::Unknown);
 }
