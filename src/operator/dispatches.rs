@@ -72,9 +72,11 @@ impl Dispatches {
     /// Hears the workers, for ever.
     pub async fn run(&self) {
         let mut sweep = interval(SWEEP_EVERY);
+        let mut why_not = String::new();
         loop {
             match self.pools.open().await {
                 Ok(mut news) => {
+                    why_not.clear();
                     self.begin_anew();
                     loop {
                         tokio::select! {
@@ -87,7 +89,12 @@ impl Dispatches {
                         }
                     }
                 }
-                Err(error) => debug!(%error, "the reports of pools cannot be heard"),
+                Err(error) if error.to_string() != why_not => {
+                    warn!(%error, "pools cannot be fed, nor their workers heard");
+                    why_not = error.to_string();
+                }
+                // It was said before.
+                Err(_) => {}
             }
             tokio::time::sleep(OPEN_AGAIN).await;
         }

@@ -12,9 +12,9 @@ use super::{
 use crate::protocol::pool::{LEASE, PoolSubjects, TaskReport};
 
 /// What may wait in all queues together; then tasks wait to be sent.
-const QUEUE_BYTES: u64 = 1 << 30;
-const REPORTS_BYTES: u64 = 1 << 30;
-const ADVISORIES_BYTES: u64 = 64 << 20;
+const QUEUE_BYTES: u64 = 512 << 20;
+const REPORTS_BYTES: u64 = 256 << 20;
+const ADVISORIES_BYTES: u64 = 32 << 20;
 /// An id is remembered so long: what an operator sent that was frozen past its lease comes no later.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// The operator acknowledges when it has recorded, or begins anew with a new consumer.

@@ -323,26 +323,3 @@ async fn what_is_said_to_a_worker_is_of_no_use_elsewhere() {
     assert_eq!(operator.reports().await, 1, "its own");
     assert_eq!(operator.left("bank", "mail").await, (0, 1));
 }
-
-/// Else a command would be lost with whoever had asked for it.
-#[tokio::test]
-async fn a_command_does_not_go_to_a_worker_that_is_gone() {
-    let (server, _answers) = asked().await;
-    let operator = Operator::ready(&server).await;
-    let subjects = &operator.subjects;
-    let pull = subjects.pull("shop", "text");
-    let gone = Worker::of(&server, "shop", "text").await;
-    let inbox = format!("{}.gone", gone.inbox);
-    let waiting = gone.hear(&inbox).await;
-    gone.pull(&pull, &inbox).await;
-    drop((waiting, gone));
-    tokio::time::sleep(A_WHILE).await;
-    operator.command("shop", "text", "te").await;
-    tokio::time::sleep(A_WHILE).await;
-    assert_eq!(operator.left("shop", "text").await, (1, 0));
-    let worker = Worker::of(&server, "shop", "text").await;
-    let inbox = format!("{}.there", worker.inbox);
-    let mut delivered = worker.hear(&inbox).await;
-    worker.pull(&pull, &inbox).await;
-    assert_eq!(next(&mut delivered).await.payload, "te");
-}
