@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use kube::ResourceExt;
 use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{TaskExecution, Time},
     engine::attempt::{self, PoolView},
-    ports::{BusError, Clock, Found, Place, PoolNews, Pools, PublishError},
+    ports::{BusError, Clock, Found, Place, PoolNews, Pools, PublishError, Withdrawn},
     protocol::pool::Order,
 };
 
@@ -74,7 +74,7 @@ impl Dispatches {
         let mut sweep = interval(SWEEP_EVERY);
         let mut why_not = String::new();
         loop {
-            match self.pools.open().await {
+            match self.open().await {
                 Ok(mut news) => {
                     why_not.clear();
                     self.begin_anew();
@@ -82,7 +82,7 @@ impl Dispatches {
                         tokio::select! {
                             biased;
                             heard = news.next() => match heard {
-                                Some(heard) => self.hear(heard).await,
+                                Some(heard) => if self.hear(heard).await.is_err() { break },
                                 None => break,
                             },
                             _ = sweep.tick() => self.sweep().await,
@@ -97,6 +97,14 @@ impl Dispatches {
                 Err(_) => {}
             }
             tokio::time::sleep(OPEN_AGAIN).await;
+        }
+    }
+
+    /// Whoever opens them takes them from whoever has them, and that does not know it: so only who leads does.
+    async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError> {
+        match self.fence.left() {
+            Some(_) => self.pools.open().await,
+            None => Err(BusError::Unavailable("the lease is lost".to_owned())),
         }
     }
 
@@ -117,13 +125,17 @@ impl Dispatches {
         Some(Instant::now() + OPEN_AGAIN)
     }
 
-    async fn hear(&self, news: PoolNews) {
-        let now = self.now();
+    /// What cannot be judged now is heard again by who opens it anew.
+    async fn hear(&self, news: PoolNews) -> Result<(), BusError> {
         let heard = match news {
             PoolNews::Report(from, report, receipt) => {
-                self.lock().report(&from, report, receipt, now)
+                self.lock().report(&from, report, receipt, self.now())
             }
-            PoolNews::Lost(place, receipt) => self.lock().lost(place, receipt, now),
+            PoolNews::Lost(place, receipt) => {
+                // Its worker may have said how it ended and lost it then, and that may be heard later.
+                let said = self.pools.reported(&place).await?;
+                self.lock().lost(place, said, receipt, self.now())
+            }
         };
         if let Some(key) = heard.wake {
             if heard.ended {
@@ -132,16 +144,18 @@ impl Dispatches {
             self.hub.executions.add(key);
         }
         self.settle(heard.settled).await;
+        Ok(())
     }
 
-    /// What is over needs no place and is not told again. What cannot be done now is told again later.
+    /// What is over needs no place and is not told again. What cannot be done now is done with the next sweep.
     async fn settle(&self, settled: Settled) {
         for place in &settled.stale {
             let _ = self.pools.order(place, Order::Stale).await;
         }
         for place in &settled.remove {
             if let Err(error) = self.pools.remove(place).await {
-                return warn!(%place, %error, "what no worker takes stays in the queue for now");
+                debug!(%place, %error, "what no worker takes stays in the queue for now");
+                return self.lock().settle_later(settled);
             }
         }
         for receipt in &settled.acknowledge {
@@ -151,6 +165,8 @@ impl Dispatches {
 
     async fn sweep(&self) {
         let now = self.now();
+        let unsettled = self.lock().unsettled();
+        self.settle(unsettled).await;
         let settled = self.lock().drop_unasked(now, UNASKED);
         self.settle(settled).await;
     }
@@ -239,20 +255,18 @@ impl Dispatches {
         let sequence = self.lock().sequence(&at);
         let withdrawn = match sequence {
             Some(sequence) => self.pools.withdraw(&at, sequence).await?,
-            None => false,
+            None => Withdrawn::No,
         };
-        if withdrawn {
-            self.lock().unsent(&at);
-            return Ok(());
-        }
-        // A run that is suspended lets go on what is under way.
-        match attempt::is_to_end(execution, self.now()) {
-            true => self.cancel(execution).await,
-            false => {
+        match withdrawn {
+            Withdrawn::Yes => self.lock().unsent(&at),
+            // A run that is suspended lets go on what is under way.
+            Withdrawn::No if !attempt::is_to_end(execution, self.now()) => {
                 self.lock().delivered(&at);
-                Ok(())
             }
+            // What has left the queue nobody would miss if its worker were lost.
+            Withdrawn::No | Withdrawn::Unsure => return self.cancel(execution).await,
         }
+        Ok(())
     }
 
     /// Asks whoever works on the current attempt to end it.

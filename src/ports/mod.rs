@@ -31,4 +31,4 @@ pub use nats_calls::NatsCalls;
 pub use nats_flags::NatsFlags;
 pub use nats_pools::NatsPools;
 pub use nats_worker::{Delivery, NatsWorker};
-pub use pools::{Found, Place, PoolNews, Pools, Receipt};
+pub use pools::{Delivered, Found, Place, PoolNews, Pools, Receipt, Withdrawn};

@@ -23,6 +23,8 @@ pub(super) struct Known {
     uids: HashMap<Key, String>,
     /// When a worker of each pool reported last, by namespace and pool.
     heard: HashMap<(String, String), Time>,
+    /// What is still to be done about what is over.
+    unsettled: Settled,
 }
 
 /// What is known of one attempt.
@@ -33,6 +35,8 @@ struct Entry {
     /// What its worker said first.
     taken: Option<Taken>,
     asked: Option<Asked>,
+    /// Its command was delivered in vain, and stays in the queue until it is removed.
+    stays: bool,
     /// To acknowledge when this is over.
     receipts: Vec<Receipt>,
     since: Time,
@@ -80,6 +84,7 @@ impl Entry {
             state: State::Unknown,
             taken: None,
             asked: None,
+            stays: false,
             receipts: Vec::new(),
             since,
         }
@@ -108,14 +113,30 @@ impl Entry {
         matches!(self.state, State::Ended(_) | State::Lost)
     }
 
+    /// Nobody has to work on it any more.
+    fn abandoned(self, at: Place) -> Settled {
+        let under_way = (!self.is_over()).then(|| at.clone());
+        let mut settled = self.settled(at);
+        settled.stale.extend(under_way.clone());
+        settled.remove.extend(under_way);
+        settled
+    }
+
     /// What is to be done when this is over and not needed any more.
     fn settled(self, at: Place) -> Settled {
-        let lost = matches!(self.state, State::Lost);
         Settled {
             stale: Vec::new(),
-            remove: lost.then_some(at).into_iter().collect(),
+            remove: self.stays.then_some(at).into_iter().collect(),
             acknowledge: self.receipts,
         }
+    }
+}
+
+impl Settled {
+    fn extend(&mut self, more: Settled) {
+        self.stale.extend(more.stale);
+        self.remove.extend(more.remove);
+        self.acknowledge.extend(more.acknowledge);
     }
 }
 
@@ -124,8 +145,13 @@ impl Known {
     pub fn attach(&mut self, key: &Key, at: &Place, now: Time) -> Settled {
         let uid = &at.task_exec_id;
         let mut settled = Settled::default();
-        if self.current.get(uid) != Some(at) || self.uids.get(key) != Some(uid) {
-            settled = self.forget(key);
+        let known = self.uids.get(key);
+        if known != Some(uid) || self.current.get(uid) != Some(at) {
+            // Who is at a later attempt has recorded how the one before ended; who is another one has not.
+            settled = match known == Some(uid) {
+                true => self.forget(key),
+                false => self.gone(key),
+            };
             self.current.insert(uid.clone(), at.clone());
             self.uids.insert(key.clone(), uid.clone());
         }
@@ -182,7 +208,16 @@ impl Known {
     pub fn nowhere(&mut self, at: &Place, begun: bool) {
         if let Some(entry) = self.open(at) {
             let lost = begun || entry.taken.is_some();
-            entry.state = if lost { State::Lost } else { State::Unsent };
+            entry.state = match entry.asked {
+                _ if lost => State::Lost,
+                // It was in the queue, and a worker may have it.
+                Some(asked) => State::Sent {
+                    sequence: None,
+                    since: asked.first,
+                    delivered: true,
+                },
+                None => State::Unsent,
+            };
         }
     }
 
@@ -250,17 +285,27 @@ impl Known {
         }
     }
 
-    /// A command was delivered, and whoever had it let its lease run out.
-    pub fn lost(&mut self, at: Place, receipt: Receipt, now: Time) -> Heard {
+    /// A command was delivered, and whoever had it let its lease run out; `said` is the last that was reported.
+    pub fn lost(
+        &mut self,
+        at: Place,
+        said: Option<TaskReport>,
+        receipt: Receipt,
+        now: Time,
+    ) -> Heard {
         let Some(entry) = self.heard_of(&at, false, now) else {
             let mut heard = Heard::only(receipt);
             heard.settled.remove.push(at);
             return heard;
         };
         let ended = !entry.is_over();
-        if ended {
+        if let Some(said) = said.filter(|said| said.attempt == at.attempt) {
+            entry.take(said, now);
+        }
+        if !entry.is_over() {
             entry.state = State::Lost;
         }
+        entry.stays = true;
         entry.receipts.push(receipt);
         Heard {
             wake: entry.key.clone(),
@@ -297,16 +342,20 @@ impl Known {
 
     /// A task execution is gone, and nobody has to work on it.
     pub fn gone(&mut self, key: &Key) -> Settled {
-        let Some((at, entry)) = self.remove(key) else {
-            return Settled::default();
-        };
-        let under_way = !entry.is_over();
-        let mut settled = entry.settled(at.clone());
-        if under_way {
-            settled.stale.push(at.clone());
-            settled.remove.push(at);
-        }
-        settled
+        let removed = self.remove(key);
+        removed
+            .map(|(at, entry)| entry.abandoned(at))
+            .unwrap_or_default()
+    }
+
+    /// What could not be done about what is over is to be done later.
+    pub fn settle_later(&mut self, settled: Settled) {
+        self.unsettled.extend(settled);
+    }
+
+    /// What could not be done before.
+    pub fn unsettled(&mut self) -> Settled {
+        std::mem::take(&mut self.unsettled)
     }
 
     fn remove(&mut self, key: &Key) -> Option<(Place, Entry)> {
