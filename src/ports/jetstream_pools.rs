@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     jetstream::{config, nanos, stream_name},
-    pools::Place,
+    pools::{Delivered, Place},
 };
 use crate::protocol::pool::{LEASE, PoolSubjects};
 
@@ -117,15 +117,6 @@ pub(super) struct Advisory {
 #[derive(Debug, Deserialize)]
 pub(super) struct ConsumerInfo {
     pub delivered: Delivered,
-}
-
-/// The last message that was delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct Delivered {
-    /// How many were delivered.
-    pub consumer_seq: u64,
-    /// Its place in the stream.
-    pub stream_seq: u64,
 }
 
 /// The attempt whose command has this subject.

@@ -29,4 +29,4 @@ pub use nats_callout::NatsCallout;
 pub use nats_calls::NatsCalls;
 pub use nats_flags::NatsFlags;
 pub use nats_pools::NatsPools;
-pub use pools::{Found, Place, PoolNews, Pools, Receipt};
+pub use pools::{Delivered, Found, Place, PoolNews, Pools, Receipt};

@@ -14,10 +14,10 @@ use tracing::warn;
 
 use super::bus::{BusError, Message, PublishError};
 use super::jetstream::{publish_answer, publish_headers};
-use super::jetstream_pools::{self as pools, Advisory, ConsumerInfo, Delivered, OPERATOR};
+use super::jetstream_pools::{self as pools, Advisory, ConsumerInfo, OPERATOR};
 use super::nats::{Stream, ask, unavailable};
 use super::nats_connection::Connection;
-use super::pools::{Found, Place, PoolNews, Pools, Receipt};
+use super::pools::{Delivered, Place, PoolNews, Pools, Receipt};
 use crate::protocol::pool::{Control, Order, PoolSubjects, TaskReport};
 
 /// [`Pools`] over a connection to NATS.
@@ -111,15 +111,6 @@ impl NatsPools {
         self.create_consumer(&self.queue, &consumer, config).await?;
         self.ensured().insert(name);
         Ok(())
-    }
-
-    async fn delivered(&self, at: &Place) -> Result<Delivered, BusError> {
-        let name = PoolSubjects::consumer(&at.namespace, &at.pool);
-        let consumer = format!("{}.{name}", self.queue.name);
-        let info = self
-            .api::<ConsumerInfo>("CONSUMER.INFO", &consumer, &json!({}))
-            .await?;
-        Ok(info.map_err(unavailable)?.delivered)
     }
 
     async fn api<T: DeserializeOwned>(
@@ -237,33 +228,28 @@ impl Pools for NatsPools {
         Ok(publish_answer(&answer.await?)?.sequence)
     }
 
-    async fn find(&self, at: &Place) -> Result<Found, BusError> {
+    async fn queued(&self, at: &Place) -> Result<Option<u64>, BusError> {
         let question = json!({"last_by_subj": self.command(at)});
-        if let Some(stored) = self.queue.message(&question).await? {
-            return Ok(Found::Queued(stored.sequence));
-        }
+        let stored = self.queue.message(&question).await?;
+        Ok(stored.map(|stored| stored.sequence))
+    }
+
+    async fn reported(&self, at: &Place) -> Result<Option<TaskReport>, BusError> {
         let subject = self
             .subjects
             .report(&at.namespace, &at.pool, &at.task_exec_id);
         let question = json!({ "last_by_subj": subject });
         let stored = self.reports.message(&question).await?;
-        let report = stored.and_then(|stored| self.report(&stored.subject, &stored.payload).ok());
-        Ok(match report.filter(|report| report.attempt == at.attempt) {
-            Some(report) => Found::Reported(report),
-            None => Found::Nothing,
-        })
+        Ok(stored.and_then(|stored| self.report(&stored.subject, &stored.payload).ok()))
     }
 
-    // A place in the queue that the consumer has passed was delivered. What is delivered between looking and removing
-    // shows in the count.
-    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<bool, BusError> {
-        let before = self.delivered(at).await?;
-        if before.stream_seq >= sequence {
-            return Ok(false);
-        }
-        self.remove(at).await?;
-        let after = self.delivered(at).await?;
-        Ok(after.consumer_seq == before.consumer_seq)
+    async fn delivered(&self, at: &Place) -> Result<Delivered, BusError> {
+        let name = PoolSubjects::consumer(&at.namespace, &at.pool);
+        let consumer = format!("{}.{name}", self.queue.name);
+        let info = self
+            .api::<ConsumerInfo>("CONSUMER.INFO", &consumer, &json!({}))
+            .await?;
+        Ok(info.map_err(unavailable)?.delivered)
     }
 
     async fn remove(&self, at: &Place) -> Result<(), BusError> {

@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use serde::Deserialize;
 
 use super::bus::{BusError, PublishError};
 use crate::protocol::pool::{Order, TaskReport};
@@ -23,13 +24,40 @@ pub trait Pools: Send + Sync {
     /// [`WrongLastSequence`](PublishError::WrongLastSequence) says that there is one.
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError>;
 
+    /// The place in the queue of an attempt's command, be it with a worker or not, if it is there.
+    async fn queued(&self, at: &Place) -> Result<Option<u64>, BusError>;
+
+    /// The last that was reported of a task execution and not acknowledged.
+    async fn reported(&self, at: &Place) -> Result<Option<TaskReport>, BusError>;
+
+    /// How far a pool's workers are in its queue.
+    async fn delivered(&self, at: &Place) -> Result<Delivered, BusError>;
+
     /// What there is of an attempt's command. Asked of the queue first, then of the reports: a worker removes the
     /// command after its report is stored, so one of the two is there if it was ever sent, as long as nobody has
     /// acknowledged the report.
-    async fn find(&self, at: &Place) -> Result<Found, BusError>;
+    async fn find(&self, at: &Place) -> Result<Found, BusError> {
+        if let Some(sequence) = self.queued(at).await? {
+            return Ok(Found::Queued(sequence));
+        }
+        let report = self.reported(at).await?;
+        Ok(match report.filter(|report| report.attempt == at.attempt) {
+            Some(report) => Found::Reported(report),
+            None => Found::Nothing,
+        })
+    }
 
-    /// Takes a command back. Returns whether it is certain that no worker has or will have it.
-    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<bool, BusError>;
+    /// Takes a command back. Returns whether it is certain that no worker has or will have it: a place that the workers
+    /// have passed was delivered, and what is delivered between looking and removing shows in the count.
+    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<bool, BusError> {
+        let before = self.delivered(at).await?;
+        if before.stream_seq >= sequence {
+            return Ok(false);
+        }
+        self.remove(at).await?;
+        let after = self.delivered(at).await?;
+        Ok(after.consumer_seq == before.consumer_seq)
+    }
 
     /// Removes a command whose attempt is over from the queue.
     async fn remove(&self, at: &Place) -> Result<(), BusError>;
@@ -64,6 +92,15 @@ impl fmt::Display for Place {
         } = self;
         write!(f, "{namespace}/{pool} {task_exec_id}:{attempt}")
     }
+}
+
+/// How far the workers of a pool are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Delivered {
+    /// How many commands were delivered.
+    pub consumer_seq: u64,
+    /// The place of the last one in the queue.
+    pub stream_seq: u64,
 }
 
 /// What is acknowledged.

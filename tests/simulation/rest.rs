@@ -30,6 +30,7 @@ impl World {
                 }
             }
         }
+        found.extend(self.pools.left());
         let namespace = self.api.get(Kind::Namespace, "", NAMESPACE);
         if namespace.is_none_or(|it| !it["metadata"]["deletionTimestamp"].is_null()) {
             found.push("the namespace is away".to_owned());

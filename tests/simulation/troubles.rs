@@ -76,6 +76,9 @@ impl World {
             let wait = self.faults.dice.u64(0..CARE_BEGINS);
             self.later(wait, World::keep_tool);
         }
+        if self.scenario.pools {
+            self.begin_pools();
+        }
         if self.faults.are_on() {
             let wait = self.faults.dice.u64(0..5000);
             self.later(wait, World::trouble);
@@ -344,10 +347,12 @@ impl World {
             Class::BusEmptied => {
                 self.bus.empty();
                 self.forget_answers();
+                self.forget_pools();
             }
             Class::BusEndLost if there => {
                 self.bus.lose_end(count);
                 self.forget_answers();
+                self.forget_pools();
                 self.power_fails();
             }
             Class::BusRetired if there => {
@@ -368,8 +373,9 @@ impl World {
     /// NATS cannot be reached, or can again.
     fn set_away(&mut self, away: bool) {
         self.bus.away = away;
-        if !away {
-            self.reconnect();
+        match away {
+            true => self.pools_disconnect(),
+            false => self.reconnect(),
         }
     }
 
