@@ -108,7 +108,8 @@ impl Faults {
             .map(|class| {
                 let (dice, one_in) = match class {
                     Class::Overloaded => (&mut dice_of_later, 8),
-                    class if *class >= Class::ToolAnswerMissed => (&mut dice_of_later, 3),
+                    Class::ToolAnswerMissed => (&mut dice_of_later, 3),
+                    class if *class > Class::ToolAnswerMissed => (&mut dice_of_later, 2),
                     _ => (&mut dice, 3),
                 };
                 let there = !calm && dice.u8(..one_in) == 0;

@@ -136,7 +136,7 @@ impl Scenario {
                 spec: workflow(&mut dice),
             })
             .collect();
-        let acts = workflows
+        let mut acts: Vec<_> = workflows
             .iter()
             .flat_map(|planned| acts(&mut dice, planned, quiet_at))
             .collect();
@@ -155,8 +155,17 @@ impl Scenario {
             }
         }
         let mut dice_of_pools = Rng::with_seed(seed ^ SALT_OF_POOLS);
-        let pools = one_in(&mut dice_of_pools, 3);
+        let pools = dice_of_pools.bool();
         if pools {
+            for index in 0..dice_of_pools.u8(1..3) {
+                let planned = Planned {
+                    name: format!("p{index}"),
+                    at: dice_of_pools.u64(100..quiet_at / 2),
+                    spec: workflow(&mut dice_of_pools),
+                };
+                acts.extend(self::acts(&mut dice_of_pools, &planned, quiet_at));
+                workflows.push(planned);
+            }
             for planned in &mut workflows {
                 give_pools(&mut dice_of_pools, &mut planned.spec);
             }

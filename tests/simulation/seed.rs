@@ -249,7 +249,9 @@ impl Conductor {
         let still = now >= world.last_write.max(world.last_start).max(quiet) + STILL;
         if still {
             let unfinished = world.unfinished();
-            let left = unfinished == world.pools.left();
+            // An acknowledgement that was lost shows after an hour.
+            let unheard = world.faults.fired.contains_key(&Class::PoolAckLost);
+            let left = unfinished == world.pools.left() && !unheard;
             let acted = world.last_write.max(world.last_start).max(quiet);
             if unfinished.is_empty() {
                 self.resting = Some(now);

@@ -27,6 +27,9 @@ use crate::{
 const OVERSLEEPS: u8 = 20;
 const OVERSLEPT: std::ops::Range<u64> = 13_000..45_000;
 
+/// What is not acknowledged is told again after so long.
+const RECORDED_WITHIN: u64 = 3_600_000;
+
 /// Who hears of pools.
 #[derive(Default)]
 pub struct Hearers {
@@ -75,12 +78,19 @@ impl World {
         );
         hearers.told_at[stream] = hearers.told_at[stream].max(now + wait);
         let wait = hearers.told_at[stream] - now;
-        self.later(wait, move |world| {
-            let hearers = &world.pools.hearers;
-            if let Some(told) = hearers.told.as_ref().filter(|_| hearers.opened == opened) {
-                let _ = told.send(news);
-            }
-        });
+        self.later(wait, move |world| world.tell_now(news, opened));
+    }
+
+    /// What is not acknowledged for an hour is told again.
+    fn tell_now(&mut self, news: PoolNews, opened: u64) {
+        let (PoolNews::Report(_, Receipt(receipt)) | PoolNews::Lost(_, Receipt(receipt))) = &news;
+        let hearers = &self.pools.hearers;
+        let told = hearers.told.as_ref().filter(|_| hearers.opened == opened);
+        let Some(told) = told.filter(|_| self.pools.server.has(receipt)) else {
+            return;
+        };
+        let _ = told.send(news.clone());
+        self.later(RECORDED_WITHIN, move |world| world.tell_now(news, opened));
     }
 
     /// The connections break: nobody who had it open hears anything more, and each knows.
@@ -171,7 +181,7 @@ impl SimBus {
         if world.bus.away {
             return Err(BusError::Unavailable("not connected".to_owned()));
         }
-        if !world.lives(self.process()) || world.faults.strikes(lost, 0.1) {
+        if !world.lives(self.process()) || world.faults.strikes(lost, 0.2) {
             return Ok(());
         }
         let wait = world.faults.dice.u64(0..3);

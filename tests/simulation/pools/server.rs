@@ -221,8 +221,25 @@ impl Server {
             .map(|(what, place)| (what, place.parse()))
         {
             Some(("report", Ok(sequence))) => self.reports.delete(sequence),
-            Some(("loss", Ok(place))) => drop(self.advisories.remove(&place)),
+            Some(("loss", Ok(place))) => {
+                self.advisories.remove(&place);
+            }
             _ => {}
+        }
+    }
+
+    /// Whether what this acknowledges is there.
+    pub fn has(&self, receipt: &str) -> bool {
+        match receipt
+            .split_once(' ')
+            .map(|(what, place)| (what, place.parse()))
+        {
+            Some(("report", Ok(sequence))) => {
+                let mut reports = self.reports.messages.iter();
+                reports.any(|kept| kept.sequence == sequence)
+            }
+            Some(("loss", Ok(place))) => self.advisories.contains_key(&place),
+            _ => false,
         }
     }
 

@@ -13,9 +13,9 @@ impl World {
         let worker = &self.pools.workers[number];
         let (pool, life) = (worker.pool, worker.life);
         let trouble = [
-            (Class::WorkerKilled, 0.08),
-            (Class::WorkerFrozen, 0.08),
-            (Class::WorkerHandsBack, 0.05),
+            (Class::WorkerKilled, 0.15),
+            (Class::WorkerFrozen, 0.15),
+            (Class::WorkerHandsBack, 0.15),
         ];
         let struck = trouble
             .into_iter()
@@ -94,7 +94,7 @@ impl World {
 
     /// For a while a pool may have no worker.
     pub fn workers_may_be_away(&mut self, pool: &str) {
-        if !self.faults.strikes(Class::WorkersAway, 0.05) {
+        if !self.faults.strikes(Class::WorkersAway, 0.1) {
             return;
         }
         self.say("fault", &format!("WorkersAway of {pool}"));
