@@ -13,10 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use kube::ResourceExt;
-use tokio::time::interval;
-use tracing::{debug, warn};
+use tokio::time::{Instant, interval};
+use tracing::debug;
 
 use self::known::{Known, Settled};
 use super::{
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{TaskExecution, Time},
     engine::attempt::{self, PoolView},
-    ports::{BusError, Clock, Found, Place, PoolNews, Pools, PublishError},
+    ports::{BusError, Clock, Found, Place, PoolNews, Pools, PublishError, Withdrawn},
     protocol::pool::Order,
 };
 
@@ -36,6 +36,9 @@ const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often is looked for what nobody asks about.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A pool counts as served for so long after one of its workers has reported.
+const SERVED_FOR: Duration = Duration::from_secs(30);
 
 /// What concerns no task execution that is known is dropped after so long.
 const UNASKED: Duration = Duration::from_secs(300);
@@ -70,7 +73,7 @@ impl Dispatches {
     pub async fn run(&self) {
         let mut sweep = interval(SWEEP_EVERY);
         loop {
-            match self.pools.open().await {
+            match self.open().await {
                 Ok(mut news) => {
                     self.begin_anew();
                     loop {
@@ -90,11 +93,29 @@ impl Dispatches {
         }
     }
 
+    /// Whoever opens them takes them from whoever has them, and that does not know it: so only who leads does.
+    async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError> {
+        match self.fence.left() {
+            Some(_) => self.pools.open().await,
+            None => Err(BusError::Unavailable("the lease is lost".to_owned())),
+        }
+    }
+
     /// The connection was lost, and the server may have lost what it had. So all that was sent is looked for.
     fn begin_anew(&self) {
         let sent = self.lock().doubt_what_was_sent();
         sent.into_iter()
             .for_each(|key| self.hub.executions.add(key));
+        self.hub.pools.look_at_all();
+    }
+
+    /// Makes the queue of a pool, so that its workers have something to pull from before there is a task. Returns when to
+    /// try again what could not be done.
+    pub async fn prepare(&self, pool: &Key) -> Option<Instant> {
+        let prepared = self.pools.prepare(&pool.0, &pool.1).await;
+        let error = prepared.err()?;
+        debug!(%error, "the queue of a pool cannot be made");
+        Some(Instant::now() + OPEN_AGAIN)
     }
 
     async fn hear(&self, news: PoolNews) {
@@ -112,14 +133,15 @@ impl Dispatches {
         self.settle(heard.settled).await;
     }
 
-    /// What is over needs no place and is not told again. What cannot be done now is told again later.
+    /// What is over needs no place and is not told again. What cannot be done now is done with the next sweep.
     async fn settle(&self, settled: Settled) {
         for place in &settled.stale {
             let _ = self.pools.order(place, Order::Stale).await;
         }
         for place in &settled.remove {
             if let Err(error) = self.pools.remove(place).await {
-                return warn!(%place, %error, "what no worker takes stays in the queue for now");
+                debug!(%place, %error, "what no worker takes stays in the queue for now");
+                return self.lock().settle_later(settled);
             }
         }
         for receipt in &settled.acknowledge {
@@ -129,6 +151,8 @@ impl Dispatches {
 
     async fn sweep(&self) {
         let now = self.now();
+        let unsettled = self.lock().unsettled();
+        self.settle(unsettled).await;
         let settled = self.lock().drop_unasked(now, UNASKED);
         self.settle(settled).await;
     }
@@ -148,6 +172,12 @@ impl Dispatches {
         };
         self.settle(settled).await;
         view
+    }
+
+    /// Whether a worker of an execution's pool reported a while ago, be it one that the operator runs or not.
+    pub fn is_served(&self, execution: &TaskExecution) -> bool {
+        let pool = place(execution).pool_key();
+        self.lock().is_served(&pool, self.now(), SERVED_FOR)
     }
 
     /// Puts the command of the current attempt into its pool's queue.
@@ -212,20 +242,18 @@ impl Dispatches {
         let sequence = self.lock().sequence(&at);
         let withdrawn = match sequence {
             Some(sequence) => self.pools.withdraw(&at, sequence).await?,
-            None => false,
+            None => Withdrawn::No,
         };
-        if withdrawn {
-            self.lock().unsent(&at.task_exec_id);
-            return Ok(());
-        }
-        // A run that is suspended lets go on what is under way.
-        match attempt::is_to_end(execution, self.now()) {
-            true => self.cancel(execution).await,
-            false => {
+        match withdrawn {
+            Withdrawn::Yes => self.lock().unsent(&at.task_exec_id),
+            // A run that is suspended lets go on what is under way.
+            Withdrawn::No if !attempt::is_to_end(execution, self.now()) => {
                 self.lock().delivered(&at);
-                Ok(())
             }
+            // What has left the queue nobody would miss if its worker were lost.
+            Withdrawn::No | Withdrawn::Unsure => return self.cancel(execution).await,
         }
+        Ok(())
     }
 
     /// Asks whoever works on the current attempt to end it.

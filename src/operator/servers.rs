@@ -8,12 +8,15 @@ use std::{fmt::Debug, marker::PhantomData, sync::Arc, time::Duration};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{core::NamespaceResourceScope, runtime::watcher};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     cluster::{CallError, Cluster},
+    dispatches::Dispatches,
+    drive::drive,
     hub::Hub,
     index::{Key, Known, key_of, sibling},
+    metrics::Metrics,
     queue::Queue,
     unparsable::Kind,
     watch::Watched,
@@ -23,6 +26,9 @@ use crate::{
     engine::server::{self, Plan, Served, ServerSettings, plan},
     ports::Clock,
 };
+
+/// Objects of a kind that are looked after at once.
+const SERVE_AT_ONCE: usize = 4;
 
 /// How often a Deployment is looked at that no watch shows.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -103,6 +109,12 @@ impl KnownServed<ExecutorPool> {
 }
 
 impl<K: ServedHere> KnownServed<K> {
+    /// Something that concerns all of them has changed.
+    pub fn look_at_all(&self) {
+        let all = self.objects.all().into_iter();
+        all.for_each(|(key, _)| self.queue.add(key));
+    }
+
     /// Whether a pod that the operator runs takes what there is for `served`. The Deployment knows it before the status
     /// says so.
     pub fn is_served(&self, served: &K) -> bool {
@@ -186,11 +198,39 @@ pub struct Servers<K> {
     pub clock: Arc<dyn Clock>,
     /// The installation's say.
     pub settings: ServerSettings,
+    /// What feeds them, if they are fed.
+    pub feed: Option<Arc<Dispatches>>,
     /// The kind.
     pub kind: PhantomData<K>,
 }
 
 impl<K: ServedHere> Servers<K> {
+    /// Looks after all of them, for ever.
+    pub fn start(self, tasks: &mut JoinSet<()>, metrics: &Arc<Metrics>) {
+        let (hub, servers) = (self.hub.clone(), Arc::new(self));
+        tasks.spawn(drive(
+            K::QUEUE,
+            hub,
+            |hub| &K::within(hub).queue,
+            SERVE_AT_ONCE,
+            metrics.clone(),
+            move |key| {
+                let servers = servers.clone();
+                async move { servers.look_after(&key).await }
+            },
+        ));
+    }
+
+    /// First the queue: workers are not ready before there is one.
+    async fn look_after(&self, key: &Key) -> Result<Option<Instant>, CallError> {
+        let again = match &self.feed {
+            Some(feed) => feed.prepare(key).await,
+            None => None,
+        };
+        let due = self.reconcile(key).await?;
+        Ok(due.into_iter().chain(again).min())
+    }
+
     /// Does what is to be done about an object.
     ///
     /// # Errors

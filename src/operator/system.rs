@@ -59,9 +59,6 @@ const PUBLISH_AT_ONCE: usize = 256;
 /// Objects that were let go and are asked about or told again at once.
 const RETELL_AT_ONCE: usize = 16;
 
-/// Tools, and pools, that are looked after at once.
-const SERVE_AT_ONCE: usize = 4;
-
 /// Objects that cannot be parsed shown at once.
 const SHOW_AT_ONCE: usize = 4;
 
@@ -335,7 +332,7 @@ impl System {
             metrics: metrics.clone(),
             warnings,
             calls,
-            dispatches,
+            dispatches: dispatches.clone(),
             serves: self.server_settings().is_some(),
             pods: self.pod_settings(),
             deletion_grace,
@@ -405,33 +402,27 @@ impl System {
             },
         ));
         tasks.spawn(look_after_stream(hub.clone()));
-        self.start_servers::<Tool>(tasks, cluster.clone());
-        self.start_servers::<ExecutorPool>(tasks, cluster);
+        self.start_servers::<Tool>(tasks, cluster.clone(), None);
+        self.start_servers::<ExecutorPool>(tasks, cluster, dispatches);
     }
 
-    fn start_servers<K: ServedHere>(&self, tasks: &mut JoinSet<()>, cluster: Cluster) {
-        let Some(settings) = self.server_settings() else {
-            return;
-        };
-        let (hub, clock) = (self.hub.clone(), self.clock.clone());
-        let servers = Arc::new(Servers {
-            hub: hub.clone(),
+    fn start_servers<K: ServedHere>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        cluster: Cluster,
+        feed: Option<Arc<Dispatches>>,
+    ) {
+        let servers = self.server_settings().map(|settings| Servers {
+            hub: self.hub.clone(),
             cluster,
-            clock,
+            clock: self.clock.clone(),
             settings,
+            feed,
             kind: PhantomData::<K>,
         });
-        tasks.spawn(drive(
-            K::QUEUE,
-            hub,
-            |hub| &K::within(hub).queue,
-            SERVE_AT_ONCE,
-            self.metrics.clone(),
-            move |key| {
-                let servers = servers.clone();
-                async move { servers.reconcile(&key).await }
-            },
-        ));
+        if let Some(servers) = servers {
+            servers.start(tasks, &self.metrics);
+        }
     }
 }
 

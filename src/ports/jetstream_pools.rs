@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    jetstream::{config, nanos, stream_name},
+    jetstream::{config, nanos, pools_name, stream_name},
     pools::{Delivered, Place},
 };
 use crate::protocol::pool::{LEASE, PoolSubjects};
@@ -22,13 +22,11 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(3600);
 /// So many reports may wait to be recorded; fewer than a subscription holds (`WAITING_MESSAGES`).
 const UNRECORDED: u32 = 512;
 
+/// So many slots of a pool's workers may ask for a command at once; others ask again a second later.
+const MOST_SLOTS: u32 = 16_384;
+
 /// The name of the consumers of the operator.
 pub(super) const OPERATOR: &str = "operator";
-
-/// The name of the stream of commands under a subject prefix.
-pub(super) fn queue_name(prefix: &str) -> String {
-    stream_name(prefix, "POOLS")
-}
 
 /// The name of the stream of reports under a subject prefix.
 pub(super) fn reports_name(prefix: &str) -> String {
@@ -43,7 +41,7 @@ pub(super) fn advisories_name(prefix: &str) -> String {
 /// The stream of commands. Nothing in it makes place for what comes: an attempt would be lost unseen.
 pub(super) fn queue_config(prefix: &str, replicas: usize) -> Map<String, Value> {
     let subject = PoolSubjects::new(prefix).commands();
-    work_queue(queue_name(prefix), subject, QUEUE_BYTES, replicas)
+    work_queue(pools_name(prefix), subject, QUEUE_BYTES, replicas)
 }
 
 /// The stream of reports.
@@ -54,7 +52,7 @@ pub(super) fn reports_config(prefix: &str, replicas: usize) -> Map<String, Value
 
 /// The stream of what the server says when a delivery was lost: it says so once.
 pub(super) fn advisories_config(prefix: &str, replicas: usize) -> Map<String, Value> {
-    let queue = queue_name(prefix);
+    let queue = pools_name(prefix);
     let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{queue}.*");
     work_queue(advisories_name(prefix), subject, ADVISORIES_BYTES, replicas)
 }
@@ -91,6 +89,7 @@ pub(super) fn pool_consumer(prefix: &str, namespace: &str, pool: &str) -> Map<St
         ("ack_wait", json!(nanos(LEASE))),
         ("max_deliver", json!(1)),
         ("max_ack_pending", json!(-1)),
+        ("max_waiting", json!(MOST_SLOTS)),
     ])
 }
 

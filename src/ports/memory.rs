@@ -18,7 +18,7 @@ const DUPLICATE_WINDOW: SignedDuration = SignedDuration::from_secs(120);
 #[derive(Debug, Clone, Default)]
 pub struct JetStream {
     /// A cluster looks at a message's identity first, a single server at its place.
-    clustered: bool,
+    pub clustered: bool,
     /// What the server says of when the stream was made; none: there is none.
     created: Option<String>,
     /// What it holds, in order.

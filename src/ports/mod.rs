@@ -17,6 +17,7 @@ mod nats_connection;
 mod nats_flags;
 mod nats_log;
 mod nats_pools;
+mod nats_worker;
 pub mod pools;
 
 pub use bus::{Bus, BusError, Message, PublishAck, PublishError, Stored, StreamIdentity};
@@ -29,4 +30,5 @@ pub use nats_callout::NatsCallout;
 pub use nats_calls::NatsCalls;
 pub use nats_flags::NatsFlags;
 pub use nats_pools::NatsPools;
-pub use pools::{Delivered, Found, Place, PoolNews, Pools, Receipt};
+pub use nats_worker::{Delivery, NatsWorker};
+pub use pools::{Delivered, Found, Place, PoolNews, Pools, Receipt, Withdrawn};

@@ -90,8 +90,8 @@ impl Connection {
         losses
     }
 
-    /// A subject of its own below the inboxes of this connection.
-    pub(super) fn inbox(&self) -> String {
+    /// A subject for the answers to one question, below the program's own prefix.
+    pub(super) fn new_inbox(&self) -> String {
         self.client.new_inbox()
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::bus::{BusError, Message, PublishError};
-use super::jetstream::{publish_answer, publish_headers};
+use super::jetstream::{pools_name, publish_answer, publish_headers};
 use super::jetstream_pools::{self as pools, Advisory, ConsumerInfo, OPERATOR};
 use super::nats::{Stream, ask, unavailable};
 use super::nats_connection::Connection;
@@ -43,10 +43,7 @@ impl NatsPools {
     ) -> Self {
         let stream = |name, config| Stream::new(connection.clone(), name, config);
         Self {
-            queue: stream(
-                pools::queue_name(prefix),
-                pools::queue_config(prefix, replicas),
-            ),
+            queue: stream(pools_name(prefix), pools::queue_config(prefix, replicas)),
             reports: stream(
                 pools::reports_name(prefix),
                 pools::reports_config(prefix, replicas),
@@ -73,7 +70,7 @@ impl NatsPools {
 
     /// The server sends what is in `stream` here, from what is not acknowledged on.
     async fn hear(&self, stream: &Stream) -> Result<Subscriber, BusError> {
-        let inbox = self.connection.inbox();
+        let inbox = self.connection.new_inbox();
         let heard = self.connection.subscribe(&inbox, None).await?;
         let consumer = format!("{}.{OPERATOR}", stream.name);
         // What was delivered to the one before is delivered anew by a new one, and by no other means at once.
@@ -98,19 +95,6 @@ impl NatsPools {
         let body = json!({"stream_name": stream.name, "config": config});
         let created = self.api::<IgnoredAny>("CONSUMER.DURABLE.CREATE", consumer, &body);
         created.await?.map(drop).map_err(unavailable)
-    }
-
-    /// Workers pull from a consumer that has to be there.
-    async fn ensure_consumer(&self, at: &Place) -> Result<(), BusError> {
-        let name = PoolSubjects::consumer(&at.namespace, &at.pool);
-        if self.ensured().contains(&name) {
-            return Ok(());
-        }
-        let config = pools::pool_consumer(&self.prefix, &at.namespace, &at.pool);
-        let consumer = format!("{}.{name}", self.queue.name);
-        self.create_consumer(&self.queue, &consumer, config).await?;
-        self.ensured().insert(name);
-        Ok(())
     }
 
     async fn api<T: DeserializeOwned>(
@@ -209,9 +193,21 @@ impl Pools for NatsPools {
             .boxed())
     }
 
+    async fn prepare(&self, namespace: &str, pool: &str) -> Result<(), BusError> {
+        let name = PoolSubjects::consumer(namespace, pool);
+        if self.ensured().contains(&name) {
+            return Ok(());
+        }
+        let config = pools::pool_consumer(&self.prefix, namespace, pool);
+        let consumer = format!("{}.{name}", self.queue.name);
+        self.create_consumer(&self.queue, &consumer, config).await?;
+        self.ensured().insert(name);
+        Ok(())
+    }
+
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError> {
-        let ensured = self.ensure_consumer(at).await;
-        ensured.map_err(|error| PublishError::Unavailable(error.to_string()))?;
+        let prepared = self.prepare(&at.namespace, &at.pool).await;
+        prepared.map_err(|error| PublishError::Unavailable(error.to_string()))?;
         let subject = self.command(at);
         let message = Message {
             filter: subject.clone(),

@@ -20,6 +20,9 @@ pub trait Pools: Send + Sync {
     /// when the connection was lost.
     async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError>;
 
+    /// Makes the queue of a pool, from which its workers pull. Cheap when it is there.
+    async fn prepare(&self, namespace: &str, pool: &str) -> Result<(), BusError>;
+
     /// Puts a command into its pool's queue, if none of that attempt is there. Returns its place in the queue.
     /// [`WrongLastSequence`](PublishError::WrongLastSequence) says that there is one.
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError>;
@@ -47,16 +50,21 @@ pub trait Pools: Send + Sync {
         })
     }
 
-    /// Takes a command back. Returns whether it is certain that no worker has or will have it: a place that the workers
-    /// have passed was delivered, and what is delivered between looking and removing shows in the count.
-    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<bool, BusError> {
+    /// Takes a command back, if no worker has it. What is delivered between looking and removing shows in the count, and
+    /// comes in the order of the queue.
+    async fn withdraw(&self, at: &Place, sequence: u64) -> Result<Withdrawn, BusError> {
         let before = self.delivered(at).await?;
         if before.stream_seq >= sequence {
-            return Ok(false);
+            return Ok(Withdrawn::No);
         }
         self.remove(at).await?;
         let after = self.delivered(at).await?;
-        Ok(after.consumer_seq == before.consumer_seq)
+        let passed = after.stream_seq >= sequence && after.consumer_seq > before.consumer_seq;
+        Ok(if passed {
+            Withdrawn::Unsure
+        } else {
+            Withdrawn::Yes
+        })
     }
 
     /// Removes a command whose attempt is over from the queue.
@@ -82,6 +90,13 @@ pub struct Place {
     pub attempt: u32,
 }
 
+impl Place {
+    /// Which pool it is: its namespace and name.
+    pub fn pool_key(&self) -> (String, String) {
+        (self.namespace.clone(), self.pool.clone())
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Place {
@@ -92,6 +107,17 @@ impl fmt::Display for Place {
         } = self;
         write!(f, "{namespace}/{pool} {task_exec_id}:{attempt}")
     }
+}
+
+/// Whether a command was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// No worker has it or will have it.
+    Yes,
+    /// A worker has it or had it, and it is in the queue still.
+    No,
+    /// It is not in the queue any more, and a worker may have it.
+    Unsure,
 }
 
 /// How far the workers of a pool are.

@@ -149,6 +149,20 @@ pub struct TaskReport {
     pub news: TaskNews,
 }
 
+impl TaskReport {
+    /// The report's identity: said again it is the same one, whoever says it.
+    pub fn id(&self) -> String {
+        let status = match self.news {
+            TaskNews::Started => "STARTED",
+            TaskNews::Succeeded { .. } => "SUCCEEDED",
+            TaskNews::Failed { .. } => "FAILED",
+            TaskNews::Stopped => "STOPPED",
+            TaskNews::HandedBack => "HANDED_BACK",
+        };
+        format!("{}:{}:{status}", self.task_exec_id, self.attempt)
+    }
+}
+
 /// What can be said of an attempt. Nothing follows an end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "SCREAMING_SNAKE_CASE")]
@@ -228,6 +242,7 @@ mod tests {
         };
         let written = serde_json::to_value(&report).unwrap();
         assert_eq!(written["status"], "SUCCEEDED");
+        assert_eq!(report.id(), "te-uid:1:SUCCEEDED");
         assert_eq!(written["outputs"], json!({"n": 55}));
         assert_eq!(
             serde_json::from_value::<TaskReport>(written).unwrap(),

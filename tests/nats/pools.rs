@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{Client, Message};
 use bytes::Bytes;
 use compozy::ports::{
-    Bus, Found, NatsBus, NatsPools, Place, PoolNews, Pools, PublishError, Receipt,
+    Bus, Found, NatsBus, NatsPools, Place, PoolNews, Pools, PublishError, Receipt, Withdrawn,
 };
 use compozy::protocol::pool::{LEASE, Order, PoolSubjects, TaskNews, TaskReport};
 use futures::StreamExt;
@@ -170,10 +170,10 @@ async fn a_command_that_no_worker_has_can_be_taken_back() {
     let command = pull(&worker).await;
     assert_eq!(
         pools.withdraw(&one, first).await,
-        Ok(false),
+        Ok(Withdrawn::No),
         "its worker has it"
     );
-    assert_eq!(pools.withdraw(&two, second).await, Ok(true));
+    assert_eq!(pools.withdraw(&two, second).await, Ok(Withdrawn::Yes));
     assert_eq!(pools.find(&two).await, Ok(Found::Nothing));
     assert_eq!(pools.find(&one).await, Ok(Found::Queued(first)));
     acknowledge(&worker, &command).await;

@@ -8,6 +8,7 @@
 //! | has ended, as its worker says | it ends so, whatever else is wanted |
 //! | was with a worker that is lost | it ends by no fault of the task |
 //! | is not to go on, and may be in the queue | it is taken back, or its worker is asked to end it |
+//! | may be with a worker, and left the queue | its worker is asked to end it: nobody would miss it |
 //! | may have been sent by another process | that is looked for |
 //! | was not sent | it is sent, if there is such a pool |
 //! | began a second ago | that is shown, once |
@@ -155,7 +156,9 @@ pub fn plan_pool(te: &TaskExecution, pool: PoolState, view: &PoolView, now: Time
     match view {
         PoolView::Ended(report) => execution.end_reported(report),
         PoolView::Lost { taken } => execution.end_lost(taken.as_ref()),
-        PoolView::Sent { .. } if execution.stop.is_some() => execution.end_sent(view),
+        PoolView::Sent { asked, taken, .. } if execution.stop.is_some() || asked.is_some() => {
+            execution.end_sent(*asked, taken.as_ref())
+        }
         PoolView::Sent {
             taken: Some(taken), ..
         } => execution.under_way(taken),
@@ -219,18 +222,15 @@ impl Execution<'_> {
     }
 
     /// Nobody waits for it any more. Who takes it back finds out whether somebody has it.
-    fn end_sent(&self, view: &PoolView) -> Plan {
-        let asked = match view {
-            PoolView::Sent { asked, .. } => *asked,
-            _ => None,
-        };
+    fn end_sent(&self, asked: Option<Asked>, taken: Option<&Taken>) -> Plan {
         let Some(asked) = asked else {
             return Plan::step(Step::Withdraw(self.attempt));
         };
-        if let Some(stop) = &self.stop
-            && self.now >= asked.first.after(SILENT_AFTER)
-        {
-            return self.record_stop(stop);
+        if self.now >= asked.first.after(SILENT_AFTER) {
+            return match &self.stop {
+                Some(stop) => self.record_stop(stop),
+                None => self.end_lost(taken),
+            };
         }
         let again = asked.last.after(ASK_AGAIN);
         match self.now >= again {
@@ -279,7 +279,7 @@ impl Execution<'_> {
             TaskNews::Failed { error } => by_the_task(bounded(error.clone())),
             TaskNews::Stopped => match &self.stop {
                 Some(stop) => return self.end_by_wish(stop, report),
-                None => by_the_pool("its worker ended it, and nobody had asked for that"),
+                None => by_the_pool("its worker ended it before it was done"),
             },
             TaskNews::HandedBack => by_the_pool("its worker had to end before the task did"),
             // Its beginning is no end.

@@ -54,8 +54,6 @@ const READY_PORT: i32 = 6960;
 
 /// Kubernetes' own default.
 const GRACE_SECONDS: i64 = 30;
-/// What the executor leaves of it to tell of what was cut off.
-const FAREWELL_SECONDS: i64 = 5;
 
 const EXECUTOR_CONTAINER: &str = "executor";
 
@@ -154,7 +152,7 @@ fn template(server: &Server, program: Program, settings: &ServerSettings) -> Pod
         server,
         program,
         settings,
-        grace: (grace - FAREWELL_SECONDS).max(1),
+        grace: (grace - server.manner.farewell).max(1),
     };
     let mut annotations = metadata.annotations;
     let ca = settings.nats_ca.clone();

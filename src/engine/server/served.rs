@@ -37,6 +37,8 @@ pub struct Manner {
     pub at_once: &'static str,
     /// The variable that says how long what is under way may go on after SIGTERM.
     pub grace: &'static str,
+    /// So many seconds before its pod is killed the executor has to end what is under way, to tell of what was cut off.
+    pub farewell: i64,
     /// The variable that says how the pod is called, if the executor wants to know.
     pub pod: Option<&'static str>,
 }
@@ -64,6 +66,7 @@ impl Served for Tool {
         command: &["tool", "serve"],
         at_once: "COMPOZY_TOOL_CONCURRENCY",
         grace: "COMPOZY_TOOL_GRACE",
+        farewell: 5,
         pod: None,
     };
 
@@ -88,6 +91,8 @@ impl Served for ExecutorPool {
         command: &["worker"],
         at_once: "COMPOZY_SLOTS",
         grace: "COMPOZY_GRACE",
+        // What is handed back has to be stored.
+        farewell: 10,
         pod: Some("COMPOZY_WORKER"),
     };
 

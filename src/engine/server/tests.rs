@@ -422,7 +422,7 @@ fn the_workers_of_a_pool_know_whose_they_are_and_how_much_they_take() {
     let env = main["env"].as_array().unwrap();
     for variable in [
         json!({"name": "COMPOZY_NAMESPACE", "value": "shop"}),
-        json!({"name": "COMPOZY_GRACE", "value": "25s"}),
+        json!({"name": "COMPOZY_GRACE", "value": "20s"}),
         json!({"name": "COMPOZY_SLOTS", "value": "1"}),
         json!({"name": "COMPOZY_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
         json!({"name": "CARD", "value": "blue"}),

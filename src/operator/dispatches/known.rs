@@ -17,6 +17,10 @@ pub(super) struct Known {
     entries: HashMap<String, Entry>,
     /// The UIDs of those that somebody asked about.
     uids: HashMap<Key, String>,
+    /// When a worker of each pool reported last, by namespace and pool.
+    heard: HashMap<(String, String), Time>,
+    /// What is still to be done about what is over.
+    unsettled: Settled,
 }
 
 /// What is known of one attempt.
@@ -30,6 +34,8 @@ struct Entry {
     asked: Option<Asked>,
     /// Where the command went, as far as was heard.
     place: Option<Place>,
+    /// Its command was delivered in vain, and stays in the queue until it is removed.
+    stays: bool,
     /// To acknowledge when this is over.
     receipts: Vec<Receipt>,
     since: Time,
@@ -78,6 +84,7 @@ impl Entry {
             taken: None,
             asked: None,
             place: None,
+            stays: false,
             receipts: Vec::new(),
             since,
         }
@@ -106,13 +113,29 @@ impl Entry {
         matches!(self.state, State::Ended(_) | State::Lost)
     }
 
+    /// Nobody has to work on it any more.
+    fn abandoned(self) -> Settled {
+        let under_way = self.place.clone().filter(|_| !self.is_over());
+        let mut settled = self.settled();
+        settled.stale.extend(under_way.clone());
+        settled.remove.extend(under_way);
+        settled
+    }
+
     fn settled(self) -> Settled {
-        let lost = matches!(self.state, State::Lost);
         Settled {
             stale: Vec::new(),
-            remove: self.place.filter(|_| lost).into_iter().collect(),
+            remove: self.place.filter(|_| self.stays).into_iter().collect(),
             acknowledge: self.receipts,
         }
+    }
+}
+
+impl Settled {
+    fn extend(&mut self, more: Settled) {
+        self.stale.extend(more.stale);
+        self.remove.extend(more.remove);
+        self.acknowledge.extend(more.acknowledge);
     }
 }
 
@@ -128,12 +151,11 @@ impl Known {
         {
             settled = entry.settled();
         }
-        if let Some(before) = self
-            .uids
-            .insert(key.clone(), uid.to_owned())
-            .filter(|it| it != uid)
+        let before = self.uids.insert(key.clone(), uid.to_owned());
+        if let Some(gone) = before.filter(|before| before != uid)
+            && let Some(entry) = self.entries.remove(&gone)
         {
-            self.entries.remove(&before);
+            settled.extend(entry.abandoned());
         }
         let unknown = || Entry::new(attempt, State::Unknown, now);
         let entry = self.entries.entry(uid.to_owned()).or_insert_with(unknown);
@@ -188,7 +210,16 @@ impl Known {
     pub fn nowhere(&mut self, at: &Place, begun: bool) {
         if let Some(entry) = self.open(at) {
             let lost = begun || entry.taken.is_some();
-            entry.state = if lost { State::Lost } else { State::Unsent };
+            entry.state = match entry.asked {
+                _ if lost => State::Lost,
+                // It was in the queue, and a worker may have it.
+                Some(asked) => State::Sent {
+                    sequence: None,
+                    since: asked.first,
+                    delivered: true,
+                },
+                None => State::Unsent,
+            };
         }
     }
 
@@ -234,8 +265,13 @@ impl Known {
         };
         let was_over = entry.is_over();
         entry.take(report, now);
+        let pool = entry.place.as_ref().map(Place::pool_key);
         let ended = entry.is_over() && !was_over;
         let wake = entry.key.clone();
+        if !begins {
+            entry.receipts.push(receipt.clone());
+        }
+        self.heard.extend(pool.map(|pool| (pool, now)));
         if begins {
             // The end says it again.
             return Heard {
@@ -243,7 +279,6 @@ impl Known {
                 ..Heard::only(receipt)
             };
         }
-        entry.receipts.push(receipt);
         Heard {
             wake,
             ended,
@@ -270,12 +305,19 @@ impl Known {
             entry.state = State::Lost;
         }
         entry.place = Some(at);
+        entry.stays = true;
         entry.receipts.push(receipt);
         Heard {
             wake: entry.key.clone(),
             ended,
             settled: Settled::default(),
         }
+    }
+
+    /// Whether a worker of this pool reported within that time.
+    pub fn is_served(&self, pool: &(String, String), now: Time, within: Duration) -> bool {
+        let last = self.heard.get(pool);
+        last.is_some_and(|last| now.since(*last) < within)
     }
 
     /// The entry that something heard is about; none if it is about an attempt that is over, or need not be remembered.
@@ -285,9 +327,13 @@ impl Known {
             return None;
         }
         if known.is_none_or(|known| known < attempt) {
+            let before = self.entries.remove(uid);
             let mut entry = Entry::new(attempt, State::Unknown, now);
-            entry.key = self.entries.get(uid).and_then(|before| before.key.clone());
+            entry.key = before.as_ref().and_then(|before| before.key.clone());
             self.entries.insert(uid.to_owned(), entry);
+            // Who is at a later attempt has recorded how this one ended.
+            self.unsettled
+                .extend(before.map(Entry::settled).unwrap_or_default());
         }
         self.entries.get_mut(uid)
     }
@@ -298,14 +344,17 @@ impl Known {
 
     /// The task execution is gone, and nobody has to work on it.
     pub fn gone(&mut self, key: &Key) -> Settled {
-        let Some(entry) = self.remove(key) else {
-            return Settled::default();
-        };
-        let under_way = entry.place.clone().filter(|_| !entry.is_over());
-        let mut settled = entry.settled();
-        settled.stale.extend(under_way.clone());
-        settled.remove.extend(under_way);
-        settled
+        self.remove(key).map(Entry::abandoned).unwrap_or_default()
+    }
+
+    /// What could not be done about what is over is to be done later.
+    pub fn settle_later(&mut self, settled: Settled) {
+        self.unsettled.extend(settled);
+    }
+
+    /// What could not be done before.
+    pub fn unsettled(&mut self) -> Settled {
+        std::mem::take(&mut self.unsettled)
     }
 
     fn remove(&mut self, key: &Key) -> Option<Entry> {

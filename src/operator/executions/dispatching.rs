@@ -22,12 +22,15 @@ impl Executions {
         execution: &TaskExecution,
         pool: &PoolRef,
     ) -> Result<Plan, CallError> {
-        let pool = self.pool_state(key, pool);
+        let mut pool = self.pool_state(key, pool);
         let Some(dispatches) = self.dispatches.as_ref() else {
             return Ok(self.decide_pool(execution, pool, &PoolView::NoBus));
         };
         if is_ended(execution) {
             return Ok(Plan::default());
+        }
+        if pool == PoolState::Unserved && dispatches.is_served(execution) {
+            pool = PoolState::Served;
         }
         let view = dispatches.view(execution).await;
         let plan = self.decide_pool(execution, pool, &view);

@@ -87,6 +87,7 @@ fn servers(api: Arc<ApiServer>) -> Servers<Tool> {
         hub,
         clock: Arc::new(SystemClock),
         settings: ServerSettings::default(),
+        feed: None,
         kind: PhantomData,
     }
 }

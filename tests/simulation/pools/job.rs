@@ -7,7 +7,7 @@ use compozy::{
     protocol::pool::{LEASE, Order, TOUCH_EVERY, TaskExecute, TaskNews, TaskReport},
 };
 
-use super::{Work, server, worker::millis};
+use super::{Work, worker::millis};
 use crate::{faults::Class, world::World};
 
 /// What could not be touched is touched again after so long.
@@ -248,7 +248,7 @@ impl World {
         if self.bus.away || self.bus.leaderless || self.bus.full {
             return None;
         }
-        let name = server::id_of(report);
+        let name = report.id();
         let ack = self.store_report(report, &name)?;
         if !ack.duplicate {
             let in_time = self.pools.jobs.get(&id).is_some_and(|job| {
@@ -261,7 +261,9 @@ impl World {
         if self.faults.strikes(Class::ReportTwice, 0.1) {
             let (again, name) = (report.clone(), format!("{name}:again"));
             let wait = self.faults.dice.u64(0..20_000);
-            self.later(wait, move |world| drop(world.store_report(&again, &name)));
+            self.later(wait, move |world| {
+                let _ = world.store_report(&again, &name);
+            });
         }
         Some(ack)
     }

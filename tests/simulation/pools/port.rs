@@ -157,16 +157,21 @@ impl World {
 }
 
 impl SimBus {
-    /// What the laws say to a command that is sent now.
-    fn about_to_enqueue(&self, at: &Place) {
+    /// What the laws say to who does now what only who leads may do.
+    fn about_to(&self, what: &str) {
         let mut world = self.world();
         if world.lives(self.process()) {
             let identity = self.process().identity();
-            let line = format!("the command {at}");
-            world.laws.trusts(&identity, &line, Instant::now());
-            if identity == world.leader() {
-                world.laws.sends(at);
-            }
+            world.laws.trusts(&identity, what, Instant::now());
+        }
+    }
+
+    /// The same of a command that is sent now.
+    fn about_to_enqueue(&self, at: &Place) {
+        self.about_to(&format!("the command {at}"));
+        let mut world = self.world();
+        if world.lives(self.process()) && self.process().identity() == world.leader() {
+            world.laws.sends(at);
         }
     }
 
@@ -198,6 +203,7 @@ impl SimBus {
 impl Pools for SimBus {
     async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError> {
         let process = self.process();
+        self.about_to("hear of pools");
         let opened = self.ask(move |world| world.open_pools(process)).await;
         let receiver = opened.answer()??;
         let news = stream::unfold(receiver, |mut receiver| async move {
@@ -205,6 +211,16 @@ impl Pools for SimBus {
             Some((news, receiver))
         });
         Ok(news.boxed())
+    }
+
+    async fn prepare(&self, _namespace: &str, pool: &str) -> Result<(), BusError> {
+        let pool = pool.to_owned();
+        let asked = self.ask(move |world| {
+            world.answers_for_pools()?;
+            world.pools.server.prepare(&pool);
+            Ok(())
+        });
+        asked.await.answer()?
     }
 
     async fn enqueue(&self, at: &Place, id: &str, command: Bytes) -> Result<u64, PublishError> {

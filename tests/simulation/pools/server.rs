@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use compozy::{
     ports::{BusError, Delivered, Message, Place, PoolNews, PublishAck, PublishError, Receipt},
-    protocol::pool::{PoolSubjects, TaskNews, TaskReport},
+    protocol::pool::{PoolSubjects, TaskReport},
 };
 use jiff::Timestamp;
 
@@ -68,9 +68,13 @@ impl Server {
         command: Bytes,
     ) -> Result<PublishAck, PublishError> {
         let stored = self.queue.publish(now, &message(at, id, command), 0)?;
-        // Whoever sends makes sure that workers have something to pull from.
-        self.consumers.entry(at.pool.clone()).or_default();
+        self.prepare(&at.pool);
         Ok(stored)
+    }
+
+    /// Workers pull from a consumer that has to be there.
+    pub fn prepare(&mut self, pool: &str) {
+        self.consumers.entry(pool.to_owned()).or_default();
     }
 
     /// The next command for a pool's workers, with its place. It is delivered by that.
@@ -248,23 +252,11 @@ impl Server {
         let commands = self.queue.messages.iter();
         let commands = commands.map(|kept| format!("the command {}", kept.message.subject));
         let reports = self.reports.messages.iter().filter_map(read);
-        let reports = reports.map(|report| format!("the report {}", id_of(&report)));
+        let reports = reports.map(|report| format!("the report {}", report.id()));
         let losses = self.advisories.values();
         let losses = losses.map(|sequence| format!("the loss of {sequence}"));
         commands.chain(reports).chain(losses).collect()
     }
-}
-
-/// By what a report is known: said again it is the same one, whoever says it.
-pub fn id_of(report: &TaskReport) -> String {
-    let status = match report.news {
-        TaskNews::Started => "STARTED",
-        TaskNews::Succeeded { .. } => "SUCCEEDED",
-        TaskNews::Failed { .. } => "FAILED",
-        TaskNews::Stopped => "STOPPED",
-        TaskNews::HandedBack => "HANDED_BACK",
-    };
-    format!("{}:{}:{status}", report.task_exec_id, report.attempt)
 }
 
 fn read(kept: &Kept) -> Option<TaskReport> {

@@ -39,8 +39,9 @@ pub fn millis(span: std::time::Duration) -> u64 {
 impl World {
     /// The workers come to be.
     pub fn begin_pools(&mut self) {
-        for (number, pool) in POOLS.iter().cycle().take(2 * POOLS.len()).enumerate() {
-            let slots = self.faults.dice.usize(1..4);
+        let count = self.faults.dice.usize(POOLS.len()..2 * POOLS.len() + 1);
+        for (number, pool) in POOLS.iter().cycle().take(count).enumerate() {
+            let slots = self.faults.dice.usize(1..3);
             self.pools.workers.push(Worker {
                 pool,
                 number,

@@ -258,6 +258,16 @@ fn who_says_nothing_for_two_leases_when_asked_to_end_it_is_not_waited_for() {
 }
 
 #[test]
+fn what_left_the_queue_of_a_suspended_run_and_is_with_nobody_counts_as_lost() {
+    let mut te = pooled(json!({"infrastructureRetries": 1}));
+    let unsure = sent(None, asked(2));
+    assert_eq!(planned(&te, &unsure, at(3)), Plan::step(Step::Cancel(1)));
+    let status = step(&mut te, &unsure, at(2).after(LEASE * 2));
+    assert_eq!(status.phase, TaskPhase::Retrying);
+    assert_eq!(status.failures.infrastructure, 1);
+}
+
+#[test]
 fn an_end_that_came_in_time_counts_though_it_was_not_waited_for() {
     let mut te = cancelled(json!({}));
     let status = step(&mut te, &succeeded(json!({})), at(2));
