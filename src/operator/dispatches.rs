@@ -80,7 +80,7 @@ impl Dispatches {
                         tokio::select! {
                             biased;
                             heard = news.next() => match heard {
-                                Some(heard) => self.hear(heard).await,
+                                Some(heard) => if self.hear(heard).await.is_err() { break },
                                 None => break,
                             },
                             _ = sweep.tick() => self.sweep().await,
@@ -118,11 +118,15 @@ impl Dispatches {
         Some(Instant::now() + OPEN_AGAIN)
     }
 
-    async fn hear(&self, news: PoolNews) {
-        let now = self.now();
+    /// What cannot be judged now is heard again by who opens it anew.
+    async fn hear(&self, news: PoolNews) -> Result<(), BusError> {
         let heard = match news {
-            PoolNews::Report(report, receipt) => self.lock().report(report, receipt, now),
-            PoolNews::Lost(place, receipt) => self.lock().lost(place, receipt, now),
+            PoolNews::Report(report, receipt) => self.lock().report(report, receipt, self.now()),
+            PoolNews::Lost(place, receipt) => {
+                // Its worker may have said how it ended and lost it then, and that may be heard later.
+                let said = self.pools.reported(&place).await?;
+                self.lock().lost(place, said, receipt, self.now())
+            }
         };
         if let Some(key) = heard.wake {
             if heard.ended {
@@ -131,6 +135,7 @@ impl Dispatches {
             self.hub.executions.add(key);
         }
         self.settle(heard.settled).await;
+        Ok(())
     }
 
     /// What is over needs no place and is not told again. What cannot be done now is done with the next sweep.

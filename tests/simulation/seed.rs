@@ -251,7 +251,7 @@ impl Conductor {
             let unfinished = world.unfinished();
             // An acknowledgement that was lost shows after an hour.
             let unheard = world.faults.fired.contains_key(&Class::PoolAckLost);
-            let left = unfinished == world.pools.left() && !unheard;
+            let left = unfinished == world.left_in_pools() && !unheard;
             let acted = world.last_write.max(world.last_start).max(quiet);
             if unfinished.is_empty() {
                 self.resting = Some(now);

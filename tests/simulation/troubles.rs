@@ -347,12 +347,10 @@ impl World {
             Class::BusEmptied => {
                 self.bus.empty();
                 self.forget_answers();
-                self.forget_pools();
             }
             Class::BusEndLost if there => {
                 self.bus.lose_end(count);
                 self.forget_answers();
-                self.forget_pools();
                 self.power_fails();
             }
             Class::BusRetired if there => {
@@ -371,6 +369,7 @@ impl World {
             return true;
         }
         // It was a restart of the server.
+        self.forget_pools();
         self.for_a_while(300, World::set_away)
     }
 

@@ -286,8 +286,14 @@ impl Known {
         }
     }
 
-    /// A command was delivered, and whoever had it let its lease run out.
-    pub fn lost(&mut self, at: Place, receipt: Receipt, now: Time) -> Heard {
+    /// A command was delivered, and whoever had it let its lease run out; `said` is the last that was reported.
+    pub fn lost(
+        &mut self,
+        at: Place,
+        said: Option<TaskReport>,
+        receipt: Receipt,
+        now: Time,
+    ) -> Heard {
         let uid = at.task_exec_id.clone();
         let Some(entry) = self.heard_of(&uid, at.attempt, false, now) else {
             let settled = Settled {
@@ -301,7 +307,10 @@ impl Known {
             };
         };
         let ended = !entry.is_over();
-        if ended {
+        if let Some(said) = said.filter(|said| said.attempt == at.attempt) {
+            entry.take(said, now);
+        }
+        if !entry.is_over() {
             entry.state = State::Lost;
         }
         entry.place = Some(at);

@@ -96,7 +96,7 @@ fn what_is_said_of_an_earlier_attempt_changes_nothing() {
     let late = known.report(report(1, TaskNews::Stopped), receipt("a"), now());
     assert_eq!((late.wake, late.ended), (None, false));
     assert_eq!(late.settled.acknowledge, [receipt("a")]);
-    let lost = known.lost(at(1), receipt("b"), now());
+    let lost = known.lost(at(1), None, receipt("b"), now());
     assert_eq!(
         lost.settled.remove,
         [at(1)],
@@ -109,7 +109,7 @@ fn what_is_said_of_an_earlier_attempt_changes_nothing() {
 fn a_lost_attempt_is_over_and_its_command_is_removed_with_it() {
     let mut known = sent();
     known.report(report(1, TaskNews::Started), receipt("a"), now());
-    let lost = known.lost(at(1), receipt("b"), now());
+    let lost = known.lost(at(1), None, receipt("b"), now());
     assert!(lost.ended);
     assert!(matches!(
         known.view("uid"),
@@ -188,11 +188,31 @@ fn what_is_nowhere_was_never_sent_unless_somebody_had_begun() {
 fn a_command_whose_worker_could_not_acknowledge_it_is_removed_with_its_end() {
     let mut known = sent();
     known.report(report(1, TaskNews::Stopped), receipt("a"), now());
-    known.lost(at(1), receipt("b"), now());
+    known.lost(at(1), None, receipt("b"), now());
     assert!(matches!(known.view("uid"), PoolView::Ended(_)));
     let settled = known.forget(&key());
     assert_eq!(settled.remove, [at(1)], "nobody else takes it out");
     assert_eq!(settled.acknowledge, [receipt("a"), receipt("b")]);
+}
+
+#[test]
+fn who_reported_an_end_before_its_lease_ran_out_is_not_lost() {
+    let mut known = sent();
+    let said = Some(report(1, TaskNews::Stopped));
+    assert!(known.lost(at(1), said, receipt("a"), now()).ended);
+    assert!(matches!(known.view("uid"), PoolView::Ended(_)));
+
+    let mut known = sent();
+    known.lost(
+        at(1),
+        Some(report(1, TaskNews::Started)),
+        receipt("a"),
+        now(),
+    );
+    assert!(matches!(
+        known.view("uid"),
+        PoolView::Lost { taken: Some(_) }
+    ));
 }
 
 #[test]

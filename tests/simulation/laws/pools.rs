@@ -126,6 +126,12 @@ impl Laws {
         self.of_attempt(at).lost = true;
     }
 
+    /// Whether somebody took a task execution away by force.
+    pub fn is_taken(&self, uid: &str) -> bool {
+        let seen = self.executions.get(uid);
+        seen.is_some_and(|seen| seen.seen.stripped)
+    }
+
     /// NATS lost what it had of pools.
     pub fn pools_lost(&mut self) {
         self.pools.lost = true;
@@ -174,22 +180,7 @@ impl Laws {
     /// A pool's task execution has ended.
     fn pool_ended(&mut self, uid: &str, execution: &TaskExecution, now: u64) {
         let status = execution.status.clone().unwrap_or_default();
-        let attempts = &self.pools.attempts;
-        let of_it = attempts.range((uid.to_owned(), 0)..=(uid.to_owned(), u32::MAX));
-        let mut wrong = Vec::new();
-        for ((_, number), attempt) in of_it {
-            let ended = attempt.first().is_some_and(End::is_the_handlers);
-            if !attempt.recorded && ended && self.is_known(uid, *number, now) {
-                wrong.push(format!("{uid}:{number} is not recorded"));
-            }
-        }
-        let unasked =
-            |seen: &AttemptSeen| seen.taken && !seen.asked && !seen.lost && seen.ends.is_empty();
-        let unasked = attempts
-            .range((uid.to_owned(), 0)..=(uid.to_owned(), u32::MAX))
-            .find(|(_, seen)| unasked(seen))
-            .map(|((_, number), _)| format!("{uid}:{number}"));
-        let last = attempts.get(&(uid.to_owned(), status.attempt));
+        let last = self.pools.attempts.get(&(uid.to_owned(), status.attempt));
         let gives = |end: &End| match &end.news {
             TaskNews::Succeeded { outputs } => Some(outputs) == status.outputs.as_ref(),
             _ => false,
@@ -199,14 +190,28 @@ impl Laws {
             let what = format!("{uid}: {:?}", status.outputs);
             self.break_with("a task gives what its worker gave", what);
         }
-        if let Some(what) = unasked.filter(|_| !self.pools.lost) {
+        if self.pools.lost {
+            return;
+        }
+        let unasked = self.an_attempt(uid, |_, seen| seen.is_left_alone());
+        if let Some(what) = unasked {
             self.break_with("who has what is not wanted is asked to end it", what);
         }
-        for wrong in wrong {
-            if !self.pools.lost {
-                self.break_with("no end is forgotten", wrong);
-            }
+        let forgotten = self.an_attempt(uid, |number, seen| {
+            let ended = seen.first().is_some_and(End::is_the_handlers);
+            ended && !seen.recorded && self.is_known(uid, number, now)
+        });
+        if let Some(what) = forgotten {
+            self.break_with("no end is forgotten", format!("{what} is not recorded"));
         }
+    }
+
+    /// An attempt of a task execution of which something is true, if there is one.
+    fn an_attempt(&self, uid: &str, is: impl Fn(u32, &AttemptSeen) -> bool) -> Option<String> {
+        let all = (uid.to_owned(), 0)..=(uid.to_owned(), u32::MAX);
+        let mut attempts = self.pools.attempts.range(all);
+        let found = attempts.find(|((_, number), seen)| is(*number, seen));
+        found.map(|((uid, number), _)| format!("{uid}:{number}"))
     }
 
     /// Whether whoever hears of pools knows by now how an attempt ended, if that was said in time.
@@ -225,12 +230,18 @@ impl AttemptSeen {
         self.ends.first().filter(|end| end.in_time)
     }
 
+    /// Whether a worker has it, as far as anybody can know, and was not told to end it.
+    fn is_left_alone(&self) -> bool {
+        self.taken && !self.asked && !self.lost && self.ends.is_empty()
+    }
+
     /// Whether nobody ever said so.
     fn untrue(&self, record: &AttemptRecord) -> bool {
         match record.class {
             Some(FailureClass::Infrastructure) => {
                 let left = |end: &End| matches!(end.news, TaskNews::HandedBack | TaskNews::Stopped);
-                !self.lost && !self.ends.iter().any(left)
+                // Who was asked to end it and says nothing counts as lost too.
+                !self.lost && !self.asked && !self.ends.iter().any(left)
             }
             // It was ended by a wish.
             None if record.reason != "Completed" => false,

@@ -117,7 +117,7 @@ impl World {
             let name = workflow["metadata"]["name"].to_string();
             self.laws.break_with(
                 "what can go on goes on",
-                format!("{name} waits for nothing"),
+                format!("{name} waits for nothing: {}", workflow["status"]["tasks"]),
             );
         }
     }

@@ -42,16 +42,22 @@ impl Pools {
         }
     }
 
-    /// Whether a worker works on something of this run, or may come to.
-    pub fn work_on(&self, workflow_exec_id: &str) -> bool {
+    /// Whether a worker works on something of this run, or on something behind which a command of it waits.
+    pub fn work_on(&self, run: &str) -> bool {
         let mut jobs = self.jobs.values();
-        jobs.any(|job| job.command.workflow_exec_id == workflow_exec_id)
+        jobs.any(|job| {
+            let of_run = job.command.workflow_exec_id == run;
+            of_run || self.server.has_queued(&job.at.pool, run)
+        })
     }
 
-    /// What is left, for people.
-    pub fn left(&self) -> Vec<String> {
-        let jobs = self.jobs.values().map(|job| format!("work on {}", job.at));
-        self.server.left().into_iter().chain(jobs).collect()
+    /// What is left of task executions that are there, or were in order until they went, for people.
+    pub fn left(&self, taken: impl Fn(&str) -> bool) -> Vec<String> {
+        // Who goes on with what it has lost may do so for ever, as may a handler whose task was taken away unseen.
+        let jobs = self.jobs.values();
+        let jobs = jobs.filter(|job| job.fences && !taken(&job.at.task_exec_id));
+        let jobs = jobs.map(|job| format!("work on {}", job.at));
+        self.server.left(&taken).into_iter().chain(jobs).collect()
     }
 }
 

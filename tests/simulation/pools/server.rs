@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use compozy::{
     ports::{BusError, Delivered, Message, Place, PoolNews, PublishAck, PublishError, Receipt},
-    protocol::pool::{PoolSubjects, TaskReport},
+    protocol::pool::{PoolSubjects, TaskExecute, TaskReport},
 };
 use jiff::Timestamp;
 
@@ -96,6 +96,15 @@ impl Server {
         };
         let mut waiting = self.queue.messages.iter();
         waiting.any(|kept| kept.sequence > delivered.stream_seq && pool_of(kept) == pool)
+    }
+
+    /// Whether a command of this run is in a pool's queue.
+    pub fn has_queued(&self, pool: &str, run: &str) -> bool {
+        let mut queued = self.queue.messages.iter();
+        queued.any(|kept| {
+            let command = serde_json::from_slice::<TaskExecute>(&kept.message.payload);
+            pool_of(kept) == pool && command.is_ok_and(|command| command.workflow_exec_id == run)
+        })
     }
 
     /// Whoever has a command works on it. Says whether it still has it.
@@ -248,8 +257,14 @@ impl Server {
     }
 
     /// What is still there, for people.
-    pub fn left(&self) -> Vec<String> {
+    pub fn left(&self, taken: impl Fn(&str) -> bool) -> Vec<String> {
         let commands = self.queue.messages.iter();
+        // Its worker has it, be that wanted or not.
+        let of_nobody = |kept: &&Kept| {
+            let uid = place_of(kept).map(|at| at.task_exec_id);
+            self.is_leased(kept.sequence) && uid.is_some_and(|uid| taken(&uid))
+        };
+        let commands = commands.filter(|kept| !of_nobody(kept));
         let commands = commands.map(|kept| format!("the command {}", kept.message.subject));
         let reports = self.reports.messages.iter().filter_map(read);
         let reports = reports.map(|report| format!("the report {}", report.id()));
