@@ -237,58 +237,6 @@ fn what_was_heard_of_an_attempt_is_acknowledged_though_a_later_one_is_heard_of_f
 }
 
 #[test]
-fn a_command_whose_worker_could_not_acknowledge_it_is_removed_with_its_end() {
-    let mut known = sent();
-    known.report(report(1, TaskNews::Stopped), receipt("a"), now());
-    known.lost(at(1), None, receipt("b"), now());
-    assert!(matches!(known.view("uid"), PoolView::Ended(_)));
-    let settled = known.forget(&key());
-    assert_eq!(settled.remove, [at(1)], "nobody else takes it out");
-    assert_eq!(settled.acknowledge, [receipt("a"), receipt("b")]);
-}
-
-#[test]
-fn who_reported_an_end_before_its_lease_ran_out_is_not_lost() {
-    let mut known = sent();
-    let said = Some(report(1, TaskNews::Stopped));
-    assert!(known.lost(at(1), said, receipt("a"), now()).ended);
-    assert!(matches!(known.view("uid"), PoolView::Ended(_)));
-
-    let mut known = sent();
-    known.lost(
-        at(1),
-        Some(report(1, TaskNews::Started)),
-        receipt("a"),
-        now(),
-    );
-    assert!(matches!(
-        known.view("uid"),
-        PoolView::Lost { taken: Some(_) }
-    ));
-}
-
-#[test]
-fn what_a_worker_may_have_was_sent_though_it_is_nowhere() {
-    let mut known = sent();
-    known.asked(&at(1), now());
-    known.doubt_what_was_sent();
-    known.nowhere(&at(1), false);
-    assert!(matches!(
-        known.view("uid"),
-        PoolView::Sent { asked: Some(_), .. }
-    ));
-}
-
-#[test]
-fn what_was_heard_of_an_attempt_is_acknowledged_though_a_later_one_is_heard_of_first() {
-    let mut known = Known::default();
-    known.report(report(1, TaskNews::HandedBack), receipt("a"), now());
-    known.report(report(2, TaskNews::Stopped), receipt("b"), now());
-    assert_eq!(known.unsettled().acknowledge, [receipt("a")]);
-    assert_eq!(known.unsettled(), Settled::default(), "once");
-}
-
-#[test]
 fn nobody_works_on_a_task_execution_that_was_taken_away() {
     let mut known = sent();
     let settled = known.gone(&key());
