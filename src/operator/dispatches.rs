@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use kube::ResourceExt;
 use tokio::time::{Instant, interval};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::known::{Known, Settled};
 use super::{
