@@ -78,7 +78,7 @@ pub trait Pools: Send + Sync {
 }
 
 /// The attempt that a command is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The namespace of task execution and pool.
     pub namespace: String,

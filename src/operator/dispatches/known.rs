@@ -3,7 +3,11 @@
 //! Whose worker says something is settled by where it says it, its [`Place`]. What is said of the task execution of another
 //! pool, or of an attempt that was never sent, is about nothing that is known here.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     api::Time,
@@ -16,7 +20,8 @@ use crate::{
 /// All entries.
 #[derive(Default)]
 pub(super) struct Known {
-    entries: HashMap<Place, Entry>,
+    /// In an order: what is dropped together is always dropped in the same one.
+    entries: BTreeMap<Place, Entry>,
     /// The current attempts of task executions that somebody asked about, by their UID.
     current: HashMap<String, Place>,
     /// The UIDs of these.
@@ -369,7 +374,7 @@ impl Known {
     pub fn drop_unasked(&mut self, now: Time, after: Duration) -> Settled {
         let unasked = |entry: &Entry| entry.key.is_none() && now.since(entry.since) >= after;
         let mut all = Settled::default();
-        for (at, entry) in self.entries.extract_if(|_, entry| unasked(entry)) {
+        for (at, entry) in self.entries.extract_if(.., |_, entry| unasked(entry)) {
             let settled = entry.settled(at);
             all.remove.extend(settled.remove);
             all.acknowledge.extend(settled.acknowledge);
