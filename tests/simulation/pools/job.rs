@@ -215,8 +215,9 @@ impl World {
         then: impl FnOnce(&mut World, bool) + Send + 'static,
     ) {
         let there = self.faults.dice.u64(0..3);
+        let at = self.pools.jobs[&id].at.clone();
         self.later(there, move |world| {
-            let stored = world.take_report(id, &report);
+            let stored = world.take_report(id, &at, &report);
             let unheard = stored.is_some() && world.faults.strikes(Class::ReportAckLost, 0.05);
             match stored.filter(|_| !unheard) {
                 Some(ack) => {
@@ -244,12 +245,12 @@ impl World {
         });
     }
 
-    fn take_report(&mut self, id: u64, report: &TaskReport) -> Option<PublishAck> {
+    fn take_report(&mut self, id: u64, at: &Place, report: &TaskReport) -> Option<PublishAck> {
         if self.bus.away || self.bus.leaderless || self.bus.full {
             return None;
         }
         let name = report.id();
-        let ack = self.store_report(report, &name)?;
+        let ack = self.store_report(at, report, &name)?;
         if !ack.duplicate {
             let in_time = self.pools.jobs.get(&id).is_some_and(|job| {
                 let server = &self.pools.server;
@@ -259,17 +260,18 @@ impl World {
             self.laws.reported(report, in_time, now);
         }
         if self.faults.strikes(Class::ReportTwice, 0.1) {
-            let (again, name) = (report.clone(), format!("{name}:again"));
+            let (at, again) = (at.clone(), report.clone());
+            let name = format!("{name}:again");
             let wait = self.faults.dice.u64(0..20_000);
             self.later(wait, move |world| {
-                let _ = world.store_report(&again, &name);
+                let _ = world.store_report(&at, &again, &name);
             });
         }
         Some(ack)
     }
 
-    fn store_report(&mut self, report: &TaskReport, name: &str) -> Option<PublishAck> {
-        let stored = self.pools.server.report(self.time(), report, name);
+    fn store_report(&mut self, at: &Place, report: &TaskReport, name: &str) -> Option<PublishAck> {
+        let stored = self.pools.server.report(self.time(), at, report, name);
         self.say(
             "pool",
             &format!("{} says {name} -> {stored:?}", report.worker),

@@ -141,10 +141,11 @@ impl Server {
     pub fn report(
         &mut self,
         now: Timestamp,
+        at: &Place,
         report: &TaskReport,
         id: &str,
     ) -> Result<PublishAck, PublishError> {
-        let subject = report.task_exec_id.clone();
+        let subject = report_subject(at);
         let last = self.reports.last(&subject).ok().flatten();
         let payload = serde_json::to_vec(report).unwrap_or_default();
         let message = Message {
@@ -164,9 +165,10 @@ impl Server {
     }
 
     pub fn reported(&self, at: &Place) -> Result<Option<TaskReport>, BusError> {
-        self.reports.last(&at.task_exec_id)?;
+        let subject = report_subject(at);
+        self.reports.last(&subject)?;
         let mut newest = self.reports.messages.iter().rev();
-        let found = newest.find(|kept| kept.message.subject == at.task_exec_id);
+        let found = newest.find(|kept| kept.message.subject == subject);
         Ok(found.and_then(read))
     }
 
@@ -292,6 +294,11 @@ fn reported_place(kept: &Kept, report: &TaskReport) -> Option<Place> {
         task_exec_id: task_exec_id.to_owned(),
         attempt: report.attempt,
     })
+}
+
+fn report_subject(at: &Place) -> String {
+    let subjects = PoolSubjects::new(PREFIX);
+    subjects.report(&at.namespace, &at.pool, &at.task_exec_id)
 }
 
 fn subject(at: &Place) -> String {
