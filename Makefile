@@ -36,11 +36,13 @@ e2e: ## Tests on the real cluster; PYTEST="-k hello" passes arguments
 lint: ## Every static check
 	@hack/lint
 
-.PHONY: bench-basics bench-items bench-survive
+.PHONY: bench-basics bench-items bench-pools bench-survive
 bench-basics: ## Print API writes, step gap, start, memory and image size beside their targets
 	@hack/bench-basics
 bench-items: ## Print what a forEach of 10,000 items costs beside one of 1,000; ITEMS says how many
 	@hack/bench-items
+bench-pools: ## Print what a step on a warm pool costs beside the targets; TASKS says how many no-ops
+	@hack/bench-pools
 bench-survive: ## Kill, replace, fill and cut off the operator, and print what that does beside the targets
 	@hack/bench-survive
 

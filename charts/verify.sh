@@ -105,11 +105,11 @@ refuses "choose one" --set nats.external.url=nats://elsewhere:4222
 if grep -nE "(resources|verbs|apiGroups): .*\*" "$out"/*.yaml; then fail "a wildcard in a role"; fi
 
 # The definitions: verbatim in the chart, and kept by it.
-for crd in workflows taskexecutions tools; do
+for crd in workflows taskexecutions tools executorpools; do
   diff "crds/$crd.yaml" "charts/compozy-crds/files/$crd.yaml" || fail "the chart's $crd.yaml is not current: run make crds"
 done
 helm template compozy-crds charts/compozy-crds --kube-version 1.34.0 >"$out/crds.yaml"
-[[ $(grep -c 'helm.sh/resource-policy: keep' "$out/crds.yaml") == 3 ]] || fail "definitions without the keep policy"
+[[ $(grep -c 'helm.sh/resource-policy: keep' "$out/crds.yaml") == 4 ]] || fail "definitions without the keep policy"
 
 config/generate.sh --check
 for dir in config/*/kustomization.yaml; do kubectl kustomize "$(dirname "$dir")" >"$out/$(basename "$(dirname "$dir")")-kustomized"; done

@@ -4,17 +4,18 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::{TaskExecution, Tool, Workflow};
+use super::{ExecutorPool, TaskExecution, Tool, Workflow};
 
 /// Every CRD, with the name of its file.
 ///
 /// # Errors
 /// Only if a CRD cannot be written as JSON and read back.
-pub fn all() -> Result<[(&'static str, CustomResourceDefinition); 3], serde_json::Error> {
+pub fn all() -> Result<[(&'static str, CustomResourceDefinition); 4], serde_json::Error> {
     Ok([
         ("workflows.yaml", tidied(Workflow::crd())?),
         ("taskexecutions.yaml", tidied(TaskExecution::crd())?),
         ("tools.yaml", tidied(Tool::crd())?),
+        ("executorpools.yaml", tidied(ExecutorPool::crd())?),
     ])
 }
 

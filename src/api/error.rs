@@ -47,6 +47,8 @@ pub enum ErrorCode {
     ToolError,
     /// A tool did not answer, or nobody serves it.
     ToolUnavailable,
+    /// The worker of a pool that had the task was lost, or had to end before the task did.
+    WorkerLost,
     /// The run was cancelled.
     Cancelled,
     /// A task execution was deleted by somebody else.
@@ -77,6 +79,7 @@ impl ErrorCode {
             ErrorCode::Killed => "KILLED",
             ErrorCode::ToolError => "TOOL_ERROR",
             ErrorCode::ToolUnavailable => "TOOL_UNAVAILABLE",
+            ErrorCode::WorkerLost => "WORKER_LOST",
             ErrorCode::Cancelled => "CANCELLED",
             ErrorCode::Deleted => "DELETED",
         }

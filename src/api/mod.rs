@@ -7,6 +7,8 @@
 mod condition;
 pub mod crd;
 mod error;
+mod executor_pool;
+mod handler;
 mod pod_template;
 mod retry;
 mod schema;
@@ -19,6 +21,8 @@ mod workflow;
 
 pub use condition::{Condition, ConditionStatus, FINISHED, PARSED, READY, SUCCEEDED};
 pub use error::{ErrorCode, ErrorInfo};
+pub use executor_pool::{ExecutorPool, ExecutorPoolSpec, PoolRef};
+pub use handler::{HandlerAddress, HandlerCommand, HandlerPods, ServerStatus};
 pub use pod_template::{PodMetadata, PodOverlay, PodTemplate};
 pub use retry::{Backoff, ResolvedBackoff, ResolvedRetry, RetryPolicy};
 pub use suspension::Suspension;
@@ -27,10 +31,7 @@ pub use task_execution::{
     TaskExecutionSpec, TaskExecutionStatus, TaskPhase, WorkflowRef,
 };
 pub use time::{Duration, Time};
-pub use tool::{
-    DEFAULT_TOOL_TIMEOUT, HandlerAddress, HandlerCommand, Tool, ToolHandler, ToolRef, ToolSpec,
-    ToolStatus,
-};
+pub use tool::{DEFAULT_TOOL_TIMEOUT, Tool, ToolHandler, ToolRef, ToolSpec};
 pub use transition::{
     MirrorPosition, TaskEvent, TaskTransition, ToolCall, TransitionData, WorkflowEvent,
     WorkflowTransition,
@@ -57,6 +58,8 @@ pub const LABEL_INDEX: &str = "compozy.dev/index";
 pub const LABEL_ATTEMPT: &str = "compozy.dev/attempt";
 /// Label on what serves a tool: the tool's name.
 pub const LABEL_TOOL: &str = "compozy.dev/tool";
+/// Label on a pool's workers: the pool's name.
+pub const LABEL_POOL: &str = "compozy.dev/pool";
 /// Prefix of labels and annotations that only the operator writes.
 pub const RESERVED_PREFIX: &str = "compozy.dev/";
 

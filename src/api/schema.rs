@@ -3,6 +3,11 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
+/// What holds of the names of workflows, tools and pools.
+pub const NAME_RULE: &str = "size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')";
+/// What is said of another name.
+pub const NAME_MESSAGE: &str = "metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-', no dots (it becomes part of NATS subjects)";
+
 /// Any JSON value.
 pub fn any_value(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-preserve-unknown-fields": true})

@@ -54,7 +54,8 @@ impl Suspension {
         self.since.unwrap_or(now)
     }
 
-    fn total(&self) -> std::time::Duration {
+    /// How long earlier suspensions took in all.
+    pub fn total(&self) -> std::time::Duration {
         self.total.unwrap_or_default().get()
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     Condition, Duration, ErrorInfo, LABEL_INDEX, LABEL_TASK, LABEL_WORKFLOW, LABEL_WORKFLOW_UID,
-    MirrorPosition, PodTemplate, ResolvedRetry, Suspension, TaskTransition, Time, ToolRef,
+    MirrorPosition, PodTemplate, PoolRef, ResolvedRetry, Suspension, TaskTransition, Time, ToolRef,
 };
 
 /// Everything an attempt needs, resolved: nothing is left to choose when it is dispatched. Only
@@ -57,7 +57,7 @@ use super::{
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.container) != has(self.tool) || has(self.stop)").message("needs exactly one of: container, tool"),
+    validation = Rule::new("[has(self.container), has(self.pool), has(self.tool)].filter(given, given).size() == 1 || has(self.stop)").message("needs exactly one of: container, pool, tool"),
     validation = Rule::new("self.task == oldSelf.task && self.workflow == oldSelf.workflow").message("task and workflow are immutable"),
     validation = Rule::new("has(self.index) == has(oldSelf.index) && (!has(self.index) || self.index == oldSelf.index)").message("index is immutable"),
 )]
@@ -79,6 +79,9 @@ pub struct TaskExecutionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_object")]
     pub container: Option<Box<Container>>,
+    /// The pool whose worker gets `inputs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolRef>,
     /// The tool to call; `inputs` are its input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<ToolRef>,
@@ -220,7 +223,8 @@ pub struct TaskExecutionStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub attempts: Vec<AttemptRecord>,
-    /// What runs the current attempt: the pod's name, or `tool/` and the tool's.
+    /// What runs the current attempt: the pod's name, `pool/` and the pool's with its worker, or
+    /// `tool/` and the tool's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
     /// Why it is in this phase, in one word.
@@ -252,7 +256,7 @@ pub struct TaskExecutionStatus {
     /// `Succeeded` and `Finished`, for `kubectl wait`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    /// When the first attempt's container started, or its tool was called.
+    /// When the first attempt's container started, its worker began, or its tool was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When the final phase was reached.
@@ -288,9 +292,10 @@ pub struct Failures {
 pub struct AttemptRecord {
     /// Its number, from 1.
     pub number: u32,
-    /// What ran it: the pod's name, or `tool/` and the tool's.
+    /// What ran it: the pod's name, `pool/` and the pool's with its worker, or `tool/` and the
+    /// tool's.
     pub executor: String,
-    /// When its container started or its tool was called, if that happened.
+    /// When its container started, its worker began or its tool was called, if that happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When it ended.

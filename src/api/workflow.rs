@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, RetryPolicy, Suspension, Time,
-    ToolRef, WorkflowTransition,
+    Condition, Duration, ErrorInfo, MirrorPosition, PodTemplate, PoolRef, RetryPolicy, Suspension,
+    Time, ToolRef, WorkflowTransition, schema,
 };
 
 /// What a run does. Immutable after creation, except `suspend`, `cancel` and `ttl`.
@@ -24,8 +24,7 @@ use super::{
     status = "WorkflowStatus",
     derive = "PartialEq",
     doc = "One run of a graph of tasks. Its UID is the workflow_exec_id of its events.",
-    validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and '-', no dots (it becomes part of NATS subjects)"),
+    validation = Rule::new(schema::NAME_RULE).message(schema::NAME_MESSAGE),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Done", type_ = "string", json_path = ".status.done", description = "tasks ended / tasks in all, each item of a forEach as one"),
     printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt"),
@@ -107,9 +106,9 @@ pub struct WorkflowSpec {
 /// One step of the graph.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("has(self.container) != has(self.tool)").message("a task needs exactly one of: container, tool"),
-    validation = Rule::new("!has(self.tool) || !has(self.podTemplate)").message("is for a task with container: a tool is called without a pod").field_path(".podTemplate"),
-    validation = Rule::new("!has(self.tool) || !has(self.imagePullTimeout)").message("is for a task with container: a tool is called without a pod").field_path(".imagePullTimeout"),
+    validation = Rule::new("[has(self.container), has(self.pool), has(self.tool)].filter(given, given).size() == 1").message("a task needs exactly one of: container, pool, tool"),
+    validation = Rule::new("has(self.container) || !has(self.podTemplate)").message("is for a task with container: this one has no pod of its own").field_path(".podTemplate"),
+    validation = Rule::new("has(self.container) || !has(self.imagePullTimeout)").message("is for a task with container: this one has no pod of its own").field_path(".imagePullTimeout"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
@@ -126,6 +125,12 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::container")]
     pub container: Option<Container>,
+
+    /// Runs the task on a worker of a pool that is there already, in milliseconds instead of the
+    /// seconds that a pod takes. The worker gets the task's `with`; the outputs are what it gives: a
+    /// JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolRef>,
 
     /// Calls a tool with the task's `with`, without a pod. The outputs are what the tool gives: a
     /// JSON object. If it answers with an error the task fails with TOOL_ERROR, if it does not
@@ -145,7 +150,7 @@ pub struct Task {
 
     /// The task's inputs: any JSON, strings may hold expressions; at most 256 KiB once resolved.
     /// The container finds them as a file that $COMPOZY_INPUTS names; without `with` there is
-    /// neither. A tool gets them as its input; without `with` that is {}.
+    /// neither. A pool's worker and a tool get them as their input; without `with` that is {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::any_value")]
     pub with: Option<Value>,

@@ -1,17 +1,20 @@
 //! The executor.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use compozy::executor::{
-    Error,
+    Ended, Error,
     call::{self, Outcome},
-    command_line::{Call, Command, CommandLine, Serve, ToolCommand},
+    command_line::{self, Call, Command, CommandLine, HandlerFlags, Serve, ToolCommand},
     handler::{Exec, Handler, Http, Stdio},
-    install, ready,
-    serve::{self, Ended},
+    install, ready, serve,
+    worker::Worker,
 };
-use compozy::{logs, ports::NatsCalls, protocol::tool::ToolSubjects};
+use compozy::logs;
+use compozy::ports::{NatsCalls, NatsWorker};
+use compozy::protocol::tool::ToolSubjects;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     let serves = |command: &ToolCommand| matches!(command, ToolCommand::Serve(_));
     let filter = match &line.command {
+        Command::Worker(_) => "info,async_nats=warn",
         Command::Tool(command) if serves(command) => "info,async_nats=warn",
         Command::Tool(_) | Command::Install(_) => "warn",
     };
@@ -35,7 +39,13 @@ fn main() -> ExitCode {
         return ExitCode::from(WRONG_USE);
     }
     let done = match &line.command {
-        Command::Tool(command) => run(command),
+        Command::Tool(command) => run(async {
+            match &**command {
+                ToolCommand::Serve(serve) => serve_tool(serve).await,
+                ToolCommand::Call(call) => call_tool(call).await,
+            }
+        }),
+        Command::Worker(command) => run(work(command)),
         Command::Install(command) => install::install(&command.to).map(|()| ExitCode::SUCCESS),
     };
     match done {
@@ -47,46 +57,68 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &ToolCommand) -> Result<ExitCode, Error> {
+fn run(work: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        match command {
-            ToolCommand::Serve(serve) => serve_tool(serve).await,
-            ToolCommand::Call(call) => call_tool(call).await,
-        }
-    })
+    runtime.block_on(work)
 }
 
 async fn serve_tool(serve: &Serve) -> Result<ExitCode, Error> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let handler = match &serve.http {
-        Some(url) => Handler::Http(Http::new(url)?),
-        None if serve.stdio => Handler::Stdio(Stdio::start(serve.command.clone())?),
-        None => Handler::Exec(Exec::new(serve.command.clone())),
-    };
+    let end = asked_to_end()?;
+    let handler = handler(&serve.handler)?;
     let place = &serve.place;
     let calls = NatsCalls::connect(place.connection(), &place.nats_prefix).await?;
-    let end = async {
+    if let Some(port) = serve.handler.ready_port {
+        let calls = calls.clone();
+        tokio::spawn(async move { ready::show(port, || calls.connected()).await });
+    }
+    Ok(exit_code(
+        serve::serve(serve.service(), calls, handler, end).await?,
+    ))
+}
+
+async fn work(flags: &command_line::Worker) -> Result<ExitCode, Error> {
+    let end = asked_to_end()?;
+    let handler = handler(&flags.handler)?;
+    let (place, duty) = (&flags.place, flags.duty());
+    let (prefix, namespace) = (&place.nats_prefix, &duty.namespace);
+    let nats = NatsWorker::connect(place.connection(), prefix, namespace, &duty.pool).await?;
+    let worker = Arc::new(Worker::new(duty, nats, handler));
+    if let Some(port) = flags.handler.ready_port {
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move { ready::show(port, || worker.ready()).await });
+    }
+    Ok(exit_code(worker.work(end).await?))
+}
+
+fn handler(flags: &HandlerFlags) -> Result<Handler, Error> {
+    Ok(match &flags.http {
+        Some(url) => Handler::Http(Http::new(url)?),
+        None if flags.stdio => Handler::Stdio(Stdio::start(flags.command.clone())?),
+        None => Handler::Exec(Exec::new(flags.command.clone())),
+    })
+}
+
+/// Waits for the signals that ask for an end; from here on they do nothing else.
+fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
         tokio::select! {
             biased;
             _ = terminate.recv() => info!("SIGTERM: ending"),
             _ = interrupt.recv() => info!("SIGINT: ending"),
         }
-    };
-    if let Some(port) = serve.ready_port {
-        let calls = calls.clone();
-        tokio::spawn(async move { ready::show(port, &calls).await });
+    })
+}
+
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Finished => ExitCode::SUCCESS,
+        Ended::CutOff => ExitCode::FAILURE,
     }
-    Ok(
-        match serve::serve(serve.service(), calls, handler, end).await? {
-            Ended::Finished => ExitCode::SUCCESS,
-            Ended::CutOff => ExitCode::FAILURE,
-        },
-    )
 }
 
 async fn call_tool(call: &Call) -> Result<ExitCode, Error> {

@@ -6,12 +6,13 @@ mod tests;
 
 use std::collections::HashMap;
 
+use k8s_openapi::api::core::v1::Container;
 use serde_json::{Map, Value};
 
 use crate::{
     api::{
-        FailurePolicy, ForEach, ItemFailurePolicy, OnFailure, PodTemplate, Task, TaskDefaults,
-        ToolRef, Ttl, WorkflowSpec,
+        FailurePolicy, ForEach, ItemFailurePolicy, OnFailure, PodTemplate, PoolRef, Task,
+        TaskDefaults, ToolRef, Ttl, WorkflowSpec,
     },
     engine::{
         admission::{self, AllowList},
@@ -118,6 +119,8 @@ pub enum Executor {
         /// What is around it: installation, workflow and task merged.
         pod_template: Box<PodTemplate>,
     },
+    /// A pool, one of whose workers runs each attempt.
+    Pool(PoolRef),
     /// A tool that each attempt calls.
     Tool(ToolRef),
 }
@@ -127,7 +130,7 @@ impl Executor {
     pub fn container(&self) -> Option<&ContainerTemplate> {
         match self {
             Executor::Container { container, .. } => Some(container),
-            Executor::Tool(_) => None,
+            Executor::Pool(_) | Executor::Tool(_) => None,
         }
     }
 }
@@ -314,53 +317,64 @@ fn compile_executor(
     path: &str,
     errors: &mut Vec<FieldError>,
 ) -> Option<Executor> {
-    match (&task.container, &task.tool) {
-        (Some(container), None) => {
-            if let Some(template) = &task.pod_template {
-                let path = format!("{path}.podTemplate");
-                errors.extend(admission::check_template(
-                    template,
-                    &installation.allow,
-                    &path,
-                ));
-            }
-            let path = format!("{path}.container");
-            errors.extend(admission::check_container(
-                container,
-                &installation.allow,
-                &path,
-            ));
-            let template = ContainerTemplate::compile(container, &path)
-                .map_err(|error| errors.push(error))
-                .ok()?;
-            Some(Executor::Container {
-                container: Box::new(template),
-                pod_template: Box::new(merge_templates(
-                    Some(&installation.pod_template),
-                    spec.pod_template.as_ref(),
-                    task.pod_template.as_ref(),
-                )),
-            })
+    let executor = match (&task.container, &task.pool, &task.tool) {
+        (Some(container), None, None) => {
+            return compile_container(spec, task, container, installation, path, errors);
         }
-        (None, Some(tool)) => {
-            let of_a_pod = [
-                ("podTemplate", task.pod_template.is_some()),
-                ("imagePullTimeout", task.image_pull_timeout.is_some()),
-            ];
-            for (field, _) in of_a_pod.iter().filter(|(_, given)| *given) {
-                errors.push(FieldError::new(
-                    format!("{path}.{field}"),
-                    "is for a task with container: a tool is called without a pod",
-                ));
-            }
-            Some(Executor::Tool(tool.clone()))
-        }
+        (None, Some(pool), None) => Executor::Pool(pool.clone()),
+        (None, None, Some(tool)) => Executor::Tool(tool.clone()),
         _ => {
-            let message = "a task needs exactly one of: container, tool";
+            let message = "a task needs exactly one of: container, pool, tool";
             errors.push(FieldError::new(path, message));
-            None
+            return None;
         }
+    };
+    let of_a_pod = [
+        ("podTemplate", task.pod_template.is_some()),
+        ("imagePullTimeout", task.image_pull_timeout.is_some()),
+    ];
+    for (field, _) in of_a_pod.iter().filter(|(_, given)| *given) {
+        errors.push(FieldError::new(
+            format!("{path}.{field}"),
+            "is for a task with container: this one has no pod of its own",
+        ));
     }
+    Some(executor)
+}
+
+fn compile_container(
+    spec: &WorkflowSpec,
+    task: &Task,
+    container: &Container,
+    installation: &Installation,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<Executor> {
+    if let Some(template) = &task.pod_template {
+        let path = format!("{path}.podTemplate");
+        errors.extend(admission::check_template(
+            template,
+            &installation.allow,
+            &path,
+        ));
+    }
+    let path = format!("{path}.container");
+    errors.extend(admission::check_container(
+        container,
+        &installation.allow,
+        &path,
+    ));
+    let template = ContainerTemplate::compile(container, &path)
+        .map_err(|error| errors.push(error))
+        .ok()?;
+    Some(Executor::Container {
+        container: Box::new(template),
+        pod_template: Box::new(merge_templates(
+            Some(&installation.pod_template),
+            spec.pod_template.as_ref(),
+            task.pod_template.as_ref(),
+        )),
+    })
 }
 
 fn compile_outputs(

@@ -17,6 +17,6 @@ pub mod pod;
 pub mod resolve;
 pub mod rights;
 pub mod run;
+pub mod server;
 pub mod spec_hash;
-pub mod tool_server;
 pub mod workflow;

@@ -40,14 +40,6 @@ pub fn pod_name(task_execution: &str, attempt: u32) -> String {
     format!("{task_execution}-{attempt}")
 }
 
-/// What the name of a Deployment begins with that serves a tool.
-pub const TOOL_SERVER_PREFIX: &str = "compozy-tool-";
-
-/// The name of the Deployment that serves a tool.
-pub fn tool_server(tool: &str) -> String {
-    format!("{TOOL_SERVER_PREFIX}{tool}")
-}
-
 /// The id of the call that one attempt makes: a UUID that follows from the task execution's UID, so
 /// that whoever asks again gets the same one.
 pub fn tool_exec_id(task_execution_uid: &str, attempt: u32) -> String {

@@ -148,6 +148,7 @@ impl RunData<'_> {
             Executor::Container { pod_template, .. } => {
                 spec.pod_template = Some(pod_template.clone());
             }
+            Executor::Pool(pool) => spec.pool = Some(pool.clone()),
             Executor::Tool(tool) => spec.tool = Some(tool.clone()),
         }
         Ok(())
@@ -271,6 +272,7 @@ impl RunData<'_> {
             index: None,
             inputs: None,
             container: None,
+            pool: None,
             tool: None,
             pod_template: None,
             retry: policy(&own.retry).resolve(&policy(&defaults.retry)),
@@ -295,6 +297,7 @@ impl RunData<'_> {
 pub fn refused(execution: &TaskExecution, message: &str) -> TaskExecution {
     let mut refused = execution.clone();
     refused.spec.container = None;
+    refused.spec.pool = None;
     refused.spec.tool = None;
     refused.spec.inputs = None;
     refused.spec.stop = Some(Stop {

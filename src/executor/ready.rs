@@ -1,4 +1,4 @@
-//! Shows whether calls are taken: a port that is open as long as NATS is connected, for a `tcpSocket` probe.
+//! Shows whether work is taken: a port that is open as long as it is, for a `tcpSocket` probe.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -7,21 +7,19 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::ports::NatsCalls;
-
-/// How often the connection is looked at: a probe comes every two seconds.
+/// How often it is asked: a probe comes every two seconds.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Opens and closes the port, for ever.
-pub async fn show(port: u16, calls: &NatsCalls) {
+/// Opens and closes the port, for ever, as `ready` says.
+pub async fn show(port: u16, ready: impl Fn() -> bool) {
     let mut complained = false;
     loop {
-        if calls.connected() {
+        if ready() {
             match open(port).await {
-                Ok(listener) => stay_open(&listener, calls).await,
+                Ok(listener) => stay_open(&listener, &ready).await,
                 Err(error) if !complained => {
                     complained = true;
-                    warn!(port, %error, "cannot show that calls are taken; choose another --ready-port");
+                    warn!(port, %error, "cannot show that work is taken; choose another --ready-port");
                 }
                 Err(_) => {}
             }
@@ -38,8 +36,8 @@ async fn open(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn stay_open(listener: &TcpListener, calls: &NatsCalls) {
-    while calls.connected() {
+async fn stay_open(listener: &TcpListener, ready: &impl Fn() -> bool) {
+    while ready() {
         tokio::select! {
             biased;
             // Whoever looks wants no more than that somebody takes the connection.

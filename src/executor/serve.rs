@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::Error;
 use super::answers;
-use super::handler::Handler;
+use super::handler::{Handler, Job};
 use super::recent::{Call, Recent};
+use super::{Ended, Error};
 use crate::api::{ErrorInfo, Time};
 use crate::ports::{Clock, NatsCalls, SystemClock};
 use crate::protocol::tool::{ToolExecute, ToolResult, ToolSubjects};
@@ -34,15 +34,6 @@ pub struct Service {
     pub concurrency: usize,
     /// So long calls under way may go on after the end was asked for.
     pub grace: Duration,
-}
-
-/// How serving ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// All calls that were taken are answered.
-    Finished,
-    /// Some were cut off when the grace was over; their callers were told.
-    CutOff,
 }
 
 /// Serves until `end`, then finishes what it has taken.
@@ -258,7 +249,7 @@ impl Server {
         let left = call.deadline.since(Time(SystemClock.now()));
         let run = async {
             answers::started(&self.calls, &call.reply_to_subject, &call.tool_exec_id).await;
-            self.handler.run(call).await
+            self.handler.run(&Job::from(call)).await
         };
         let outcome = tokio::select! {
             biased;

@@ -17,10 +17,9 @@ use nkeys::KeyPair;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use crate::api::{Time, Tool};
-use crate::engine::names;
+use crate::api::{ExecutorPool, Time, Tool};
 use crate::engine::rights::{Role, rights};
-use crate::engine::tool_server::TOKEN_AUDIENCE as AUDIENCE;
+use crate::engine::server::{Served, TOKEN_AUDIENCE as AUDIENCE};
 use crate::ports::{Clock, NatsCallout};
 use crate::protocol::callout::Question;
 
@@ -117,12 +116,7 @@ impl Callout {
                 shown.namespace, shown.pod
             ));
         }
-        let tool = self.tool_of(&shown.namespace, &pod).await?;
-        Ok(Role::ToolServer {
-            tool,
-            namespace: shown.namespace,
-            pod: shown.pod_uid,
-        })
+        self.role(shown, &pod).await
     }
 
     /// To which pod a token was given.
@@ -141,17 +135,44 @@ impl Callout {
         Shown::of(&reviewed)
     }
 
-    /// The tool that a pod serves: its Deployment's, whatever its labels say.
-    async fn tool_of(&self, namespace: &str, pod: &Pod) -> Result<String, String> {
-        let set: ReplicaSet = self.owner(namespace, pod).await?;
-        let deployment: Deployment = self.owner(namespace, &set).await?;
-        let tool: Tool = self.owner(namespace, &deployment).await?;
-        let name = tool.metadata.name.unwrap_or_default();
-        // A Deployment that somebody else made may name any tool as its owner.
-        let made_by_us = deployment.metadata.name == Some(names::tool_server(&name));
-        match tool.spec.handler.is_some() && made_by_us {
+    /// What a pod does: what its Deployment is there for, whatever its labels say.
+    async fn role(&self, shown: Shown, pod: &Pod) -> Result<Role, String> {
+        let Shown {
+            namespace, pod_uid, ..
+        } = shown;
+        let set: ReplicaSet = self.owner(&namespace, pod).await?;
+        let deployment: Deployment = self.owner(&namespace, &set).await?;
+        if controller::<_, ExecutorPool>(&deployment).is_ok() {
+            let pool = self.served_by::<ExecutorPool>(&namespace, &deployment);
+            return Ok(Role::PoolWorker {
+                pool: pool.await?,
+                namespace,
+                pod: pod_uid,
+            });
+        }
+        let tool = self.served_by::<Tool>(&namespace, &deployment);
+        Ok(Role::ToolServer {
+            tool: tool.await?,
+            namespace,
+            pod: pod_uid,
+        })
+    }
+
+    /// The name of the `K` that a Deployment serves.
+    async fn served_by<K>(&self, namespace: &str, deployment: &Deployment) -> Result<String, String>
+    where
+        K: Served<Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let served: K = self.owner(namespace, deployment).await?;
+        let name = served.meta().name.clone().unwrap_or_default();
+        // A Deployment that somebody else made may name any object as its owner.
+        let made_by_us = deployment.metadata.name == Some(K::MANNER.deployment(&name));
+        match served.pods().is_some() && made_by_us {
             true => Ok(name),
-            false => Err(format!("the operator does not serve the tool {name}")),
+            false => Err(format!(
+                "the operator does not serve the {} {name}",
+                K::MANNER.what
+            )),
         }
     }
 

@@ -2,6 +2,7 @@
 //! ended executions go.
 
 mod calling;
+mod dispatching;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::{
     calls::CallsUnderWay,
     cluster::{CallError, Cluster},
+    dispatches::Dispatches,
     hub::{Hub, is_over},
     index::{Key, is_held, sibling},
     metrics::Metrics,
@@ -56,8 +58,10 @@ pub struct Executions {
     pub warnings: Warnings,
     /// Calls of tools; none without NATS.
     pub calls: Option<CallsUnderWay>,
-    /// Whether this operator serves tools, so that it knows whose pods take calls.
-    pub serves_tools: bool,
+    /// Commands for pools; none without NATS.
+    pub dispatches: Option<Arc<Dispatches>>,
+    /// Whether this operator serves tools and pools, so that it knows whose pods take what there is to do.
+    pub serves: bool,
     /// How pods are made.
     pub pods: PodSettings,
     /// How long a deleted object waits for NATS.
@@ -73,6 +77,9 @@ impl Executions {
         let again = self.release_orphans(key).await?;
         let Some(execution) = self.hub.index.execution(key) else {
             self.forget_call(key);
+            if let Some(dispatches) = &self.dispatches {
+                dispatches.gone(key).await;
+            }
             return Ok(again);
         };
         let span = info_span!(
@@ -156,9 +163,10 @@ impl Executions {
         let outliving = !is_ended(execution) && self.run_is_over(key, execution).await?;
         let outliving = outliving.then(|| attempt::outliving(execution));
         let execution = outliving.as_ref().unwrap_or(execution);
-        match &execution.spec.tool {
-            Some(tool) => self.plan_call(key, execution, tool).await,
-            None => self.plan_pod(key, execution).await,
+        match (&execution.spec.tool, &execution.spec.pool) {
+            (Some(tool), _) => self.plan_call(key, execution, tool).await,
+            (_, Some(pool)) => self.plan_pool(key, execution, pool).await,
+            _ => self.plan_pod(key, execution).await,
         }
     }
 
@@ -205,8 +213,11 @@ impl Executions {
             Step::CreatePod(attempt) => return self.create_pod(key, execution, *attempt).await,
             Step::Call(_) => return Ok(self.call(key, execution).await),
             Step::Listen(_) => return Ok(self.listen(execution).await),
+            Step::Dispatch(_) | Step::Withdraw(_) | Step::Cancel(_) => {
+                return Ok(self.dispatch(key, execution, step).await);
+            }
             // Done while planning.
-            Step::FindTool | Step::ConfirmCall(_) => {}
+            Step::FindTool | Step::ConfirmCall(_) | Step::FindCommand(_) => {}
             Step::Record(status) => self.record(execution, status).await?,
             Step::ConfirmPod(attempt) => {
                 self.cluster.fetch_pod(&pod_key(key, *attempt)).await?;
@@ -333,6 +344,9 @@ impl Executions {
             .unwrap_or_default();
         if phase.is_final() {
             self.forget_call(key);
+            if let Some(dispatches) = &self.dispatches {
+                dispatches.forget(key).await;
+            }
         }
         if !phase.is_final() || !is_held(execution) {
             return Ok(wake.map(|wake| instant(&*self.clock, wake)));

@@ -6,16 +6,17 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::{
+    fresh::Fresh,
     gaps::StepGaps,
     index::{Change, Index, Key, is_held, key_of, sibling},
     outbox::Outbox,
     publishing,
     queue::Queue,
-    tool_servers::KnownTools,
+    servers::KnownServed,
     unparsable::Unparsable,
 };
 use crate::{
-    api::{ANNOTATION_MIRRORED, MirrorPosition, TaskExecution, Workflow},
+    api::{ANNOTATION_MIRRORED, ExecutorPool, MirrorPosition, TaskExecution, Tool, Workflow},
     engine::outcome::{self, PodState},
 };
 
@@ -42,13 +43,17 @@ pub struct Hub {
     /// Objects that were let go, to ask whether the stream still has their events.
     pub owed: Queue<Mirrored>,
     /// Tools, and what serves them.
-    pub tools: KnownTools,
+    pub tools: KnownServed<Tool>,
+    /// Pools, and their workers.
+    pub pools: KnownServed<ExecutorPool>,
     /// Objects to show as unparsable.
     pub unparsable: Queue<Unparsable>,
     /// How far the events are.
     pub outbox: Outbox,
     /// How fast steps follow each other.
     pub gaps: StepGaps,
+    /// Task executions for pools that this process made.
+    pub fresh: Fresh,
 }
 
 impl Hub {
@@ -136,8 +141,9 @@ impl Hub {
         let Some(gone) = self.index.delete_execution(key, uid) else {
             return;
         };
-        self.outbox
-            .forget(gone.metadata.uid.as_deref().unwrap_or_default());
+        let uid = gone.metadata.uid.as_deref().unwrap_or_default();
+        self.outbox.forget(uid);
+        self.fresh.take(uid);
         self.gaps.forget(key);
         self.executions.add(key.clone());
         self.workflows.add(sibling(key, &gone.spec.workflow.name));

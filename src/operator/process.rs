@@ -13,7 +13,7 @@ use super::{
     settings::Settings,
     system::{Outside, System},
 };
-use crate::ports::{Bus, Calls, Ids, NatsBus, RandomIds, SystemClock};
+use crate::ports::{Bus, Calls, Ids, NatsBus, Pools, RandomIds, SystemClock};
 
 /// A list whose answer never comes, or a watch whose connection is dead without a word, would be
 /// waited for for ever. A watch is ended by the API server before that, after 290 s.
@@ -38,6 +38,9 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         calls: bus
             .as_ref()
             .map(|bus| Arc::new(bus.calls()) as Arc<dyn Calls>),
+        pools: bus
+            .as_ref()
+            .map(|bus| Arc::new(bus.pools()) as Arc<dyn Pools>),
         bus: bus.map(|bus| Arc::new(bus) as Arc<dyn Bus>),
         clock: Arc::new(SystemClock),
         // Not what the settings say: a process that starts anew may have the same.

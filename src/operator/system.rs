@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     future::Future,
+    marker::PhantomData,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +22,7 @@ use super::{
     Error,
     calls::CallsUnderWay,
     cluster::Cluster,
+    dispatches::Dispatches,
     drive::drive,
     executions::Executions,
     fence::Fence,
@@ -32,23 +34,22 @@ use super::{
     outbox::Outbox,
     publishing,
     retelling::Retelling,
+    servers::{ServedHere, Servers},
     settings::Settings,
     survey::Survey,
     time::Grace,
-    tool_servers::ToolServers,
     unparsable,
     warnings::Warnings,
     watch::{Scope, Watched, watch},
     workflows::Workflows,
 };
 use crate::{
-    api::{PodTemplate, TaskExecution, Time, Tool, Ttl, Workflow},
+    api::{ExecutorPool, PodTemplate, TaskExecution, Time, Tool, Ttl, Workflow},
     engine::{
-        admission::AllowList, definition::Installation, pod::PodSettings,
-        tool_server::ServerSettings,
+        admission::AllowList, definition::Installation, pod::PodSettings, server::ServerSettings,
     },
     events::Subjects,
-    ports::{Bus, Calls, Clock},
+    ports::{Bus, Calls, Clock, Pools},
 };
 
 /// How often the event stream is looked at.
@@ -57,9 +58,6 @@ const REFRESH: Duration = Duration::from_secs(30);
 const PUBLISH_AT_ONCE: usize = 256;
 /// Objects that were let go and are asked about or told again at once.
 const RETELL_AT_ONCE: usize = 16;
-
-/// Tools whose servers are looked after at once.
-const SERVE_AT_ONCE: usize = 4;
 
 /// Objects that cannot be parsed shown at once.
 const SHOW_AT_ONCE: usize = 4;
@@ -80,6 +78,8 @@ pub struct Outside {
     pub bus: Option<Arc<dyn Bus>>,
     /// Calls of tools over NATS; without it none can be called.
     pub calls: Option<Arc<dyn Calls>>,
+    /// Warm pools over NATS; without it no task can run in one.
+    pub pools: Option<Arc<dyn Pools>>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Who holds the lease.
@@ -98,6 +98,7 @@ pub struct System {
     clock: Arc<dyn Clock>,
     identity: String,
     calls: Option<Arc<dyn Calls>>,
+    pools: Option<Arc<dyn Pools>>,
     caller: String,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
@@ -130,6 +131,7 @@ impl System {
             clock: outside.clock,
             identity: outside.identity,
             calls: outside.calls,
+            pools: outside.pools,
             caller: outside.caller,
             hub: Arc::new(Hub::new(Outbox::new(mirror))),
             metrics: Arc::new(metrics),
@@ -149,6 +151,7 @@ impl System {
             shown.show_queue("mirror", hub.mirrored.depth());
             shown.show_queue("retelling", hub.owed.depth());
             shown.show_queue("tool", hub.tools.queue.depth());
+            shown.show_queue("pool", hub.pools.queue.depth());
             if let Some(mirror) = hub.outbox.mirror() {
                 mirror.show_age(clock.now());
             }
@@ -228,18 +231,20 @@ impl System {
     fn start_watches(&self, tasks: &mut JoinSet<()>) -> Vec<watch::Receiver<bool>> {
         let mut synced = Vec::new();
         for scope in Scope::of(self.settings.namespaces()) {
-            synced.push(self.start_watch::<Workflow>(tasks, &scope));
-            synced.push(self.start_watch::<TaskExecution>(tasks, &scope));
-            synced.push(self.start_watch::<Pod>(tasks, &scope));
+            synced.push(self.start_watch::<Workflow, _>(tasks, &scope));
+            synced.push(self.start_watch::<TaskExecution, _>(tasks, &scope));
+            synced.push(self.start_watch::<Pod, _>(tasks, &scope));
             if self.server_settings().is_some() {
-                synced.push(self.start_watch::<Tool>(tasks, &scope));
-                synced.push(self.start_watch::<Deployment>(tasks, &scope));
+                synced.push(self.start_watch::<Tool, _>(tasks, &scope));
+                synced.push(self.start_watch::<Deployment, Tool>(tasks, &scope));
+                synced.push(self.start_watch::<ExecutorPool, _>(tasks, &scope));
+                synced.push(self.start_watch::<Deployment, ExecutorPool>(tasks, &scope));
             }
         }
         synced
     }
 
-    /// How tools are served, if they are.
+    /// How tools and pools are served, if they are.
     fn server_settings(&self) -> Option<ServerSettings> {
         let settings = &self.settings;
         let executor_image = settings.executor_image.clone()?;
@@ -269,13 +274,22 @@ impl System {
         Some(CallsUnderWay::new(calls, prefix, caller, fence, hub, clock))
     }
 
-    fn start_watch<K: Watched>(
+    fn start_dispatches(&self, tasks: &mut JoinSet<()>, fence: Fence) -> Option<Arc<Dispatches>> {
+        let (hub, clock) = (self.hub.clone(), self.clock.clone());
+        let dispatches = Dispatches::new(self.pools.clone()?, fence, hub, clock);
+        let dispatches = Arc::new(dispatches);
+        let hearing = dispatches.clone();
+        tasks.spawn(async move { hearing.run().await });
+        Some(dispatches)
+    }
+
+    fn start_watch<K: Watched<As>, As: 'static>(
         &self,
         tasks: &mut JoinSet<()>,
         scope: &Scope,
     ) -> watch::Receiver<bool> {
         let (sender, synced) = watch::channel(false);
-        tasks.spawn(watch::<K>(
+        tasks.spawn(watch::<K, As>(
             self.client.clone(),
             scope.clone(),
             self.hub.clone(),
@@ -297,6 +311,7 @@ impl System {
         let (warnings, writer) = Warnings::new(metrics.clone());
         tasks.spawn(writer.write(client.clone(), fence.clone(), self.identity.clone()));
         let calls = self.calls_under_way(fence.clone());
+        let dispatches = self.start_dispatches(tasks, fence.clone());
         let cluster = Cluster::new(client.clone(), hub.clone(), metrics.clone(), fence);
         let concurrency = usize::from(settings.max_concurrent_reconciles);
         let deletion_grace = Grace::from_now(settings.events_deletion_grace);
@@ -317,7 +332,8 @@ impl System {
             metrics: metrics.clone(),
             warnings,
             calls,
-            serves_tools: self.server_settings().is_some(),
+            dispatches: dispatches.clone(),
+            serves: self.server_settings().is_some(),
             pods: self.pod_settings(),
             deletion_grace,
         });
@@ -386,31 +402,27 @@ impl System {
             },
         ));
         tasks.spawn(look_after_stream(hub.clone()));
-        self.start_tool_servers(tasks, cluster);
+        self.start_servers::<Tool>(tasks, cluster.clone(), None);
+        self.start_servers::<ExecutorPool>(tasks, cluster, dispatches);
     }
 
-    fn start_tool_servers(&self, tasks: &mut JoinSet<()>, cluster: Cluster) {
-        let Some(settings) = self.server_settings() else {
-            return;
-        };
-        let (hub, clock) = (self.hub.clone(), self.clock.clone());
-        let servers = Arc::new(ToolServers {
-            hub: hub.clone(),
+    fn start_servers<K: ServedHere>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        cluster: Cluster,
+        feed: Option<Arc<Dispatches>>,
+    ) {
+        let servers = self.server_settings().map(|settings| Servers {
+            hub: self.hub.clone(),
             cluster,
-            clock,
+            clock: self.clock.clone(),
             settings,
+            feed,
+            kind: PhantomData::<K>,
         });
-        tasks.spawn(drive(
-            "tool",
-            hub,
-            |hub| &hub.tools.queue,
-            SERVE_AT_ONCE,
-            self.metrics.clone(),
-            move |key| {
-                let servers = servers.clone();
-                async move { servers.reconcile(&key).await }
-            },
-        ));
+        if let Some(servers) = servers {
+            servers.start(tasks, &self.metrics);
+        }
     }
 }
 

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::api::{LABEL_WORKFLOW_UID, TaskExecution, Workflow};
 
-/// A kind of object that is watched.
-pub trait Watched:
+/// A kind of object that is watched. Objects of one kind may be watched as several things: as what is `As`.
+pub trait Watched<As = Self>:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>
     + Clone
     + Debug
@@ -118,7 +118,10 @@ impl Scope {
         scopes
     }
 
-    fn api<K: Watched>(&self, client: Client) -> Api<DeserializeGuard<K>> {
+    fn api<K>(&self, client: Client) -> Api<DeserializeGuard<K>>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
         match self {
             Scope::Cluster => Api::all(client),
             Scope::Namespace(namespace) => Api::namespaced(client, namespace),
@@ -138,7 +141,7 @@ impl Scope {
 const LIST_PATIENCE: Duration = Duration::from_secs(65);
 
 /// Watches all objects of a kind there, for ever. `synced` becomes true with the first whole list.
-pub async fn watch<K: Watched>(
+pub async fn watch<K: Watched<As>, As>(
     client: Client,
     scope: Scope,
     hub: Arc<Hub>,
@@ -146,20 +149,20 @@ pub async fn watch<K: Watched>(
     synced: watch::Sender<bool>,
 ) {
     let open = || watcher(scope.api::<K>(client.clone()), K::config()).default_backoff();
-    follow::<K, _>(open, &scope, &hub, &metrics, &synced).await;
+    follow::<K, As, _>(open, &scope, &hub, &metrics, &synced).await;
     // The stream never ends by itself; if it did, working on would be working blind.
     error!(kind = K::KIND, ?scope, "the watch ended");
 }
 
 /// Follows a stream to its end. One whose list does not go on is opened anew.
-async fn follow<K, S>(
+async fn follow<K, As, S>(
     open: impl Fn() -> S,
     scope: &Scope,
     hub: &Hub,
     metrics: &Metrics,
     synced: &watch::Sender<bool>,
 ) where
-    K: Watched,
+    K: Watched<As>,
     S: Stream<Item = Result<Event<DeserializeGuard<K>>, watcher::Error>>,
 {
     let mut stream = std::pin::pin!(open());
@@ -191,7 +194,7 @@ async fn follow<K, S>(
             }
             Ok(Event::InitApply(object)) => {
                 unlisted.remove(&key_of(&object));
-                unparsed.take_in(object, hub, metrics);
+                unparsed.take_in::<K, As>(object, hub, metrics);
             }
             Ok(Event::InitDone) => {
                 for (key, uid) in std::mem::take(&mut unlisted) {
@@ -200,7 +203,7 @@ async fn follow<K, S>(
                 lists = false;
                 synced.send_replace(true);
             }
-            Ok(Event::Apply(object)) => unparsed.take_in(object, hub, metrics),
+            Ok(Event::Apply(object)) => unparsed.take_in::<K, As>(object, hub, metrics),
             Ok(Event::Delete(object)) => {
                 unparsed.versions.remove(&key_of(&object));
                 K::gone(hub, &key_of(&object), object.meta().uid.as_deref());
@@ -219,7 +222,12 @@ struct Unparsed {
 impl Unparsed {
     /// An object that does not parse is counted, logged and shown, each version of it once; it
     /// never stops the others.
-    fn take_in<K: Watched>(&mut self, object: DeserializeGuard<K>, hub: &Hub, metrics: &Metrics) {
+    fn take_in<K: Watched<As>, As>(
+        &mut self,
+        object: DeserializeGuard<K>,
+        hub: &Hub,
+        metrics: &Metrics,
+    ) {
         let key = key_of(&object);
         let invalid = match object.0 {
             Ok(object) => {
@@ -308,7 +316,7 @@ mod tests {
         let (synced, _) = watch::channel(false);
         let events = Cell::new(events);
         let open = || futures::stream::iter(events.take().into_iter().map(Ok));
-        follow::<Workflow, _>(open, &scope, hub, &metrics, &synced).await;
+        follow::<Workflow, Workflow, _>(open, &scope, hub, &metrics, &synced).await;
         assert!(*synced.borrow());
     }
 
@@ -327,7 +335,8 @@ mod tests {
             };
             futures::stream::iter(events.into_iter().map(Ok)).chain(futures::stream::pending())
         };
-        let followed = follow::<Workflow, _>(open, &Scope::Cluster, &hub, &metrics, &synced);
+        let followed =
+            follow::<Workflow, Workflow, _>(open, &Scope::Cluster, &hub, &metrics, &synced);
         let followed = tokio::time::timeout(20 * LIST_PATIENCE, followed).await;
         assert!(followed.is_err(), "a watch lasts for ever");
         assert_eq!(opened.get(), 4);

@@ -60,13 +60,18 @@ pub(super) fn events_name(prefix: &str) -> String {
     stream_name(prefix, "EVENTS")
 }
 
+/// The name of the stream of commands for pools under a subject prefix.
+pub(super) fn pools_name(prefix: &str) -> String {
+    stream_name(prefix, "POOLS")
+}
+
 /// The name of the stream of tools' answers under a subject prefix.
 pub(super) fn results_name(prefix: &str) -> String {
     stream_name(prefix, "RESULTS")
 }
 
 /// Names hold no dots.
-fn stream_name(prefix: &str, kind: &str) -> String {
+pub(super) fn stream_name(prefix: &str, kind: &str) -> String {
     format!("{}_{kind}", prefix.replace('.', "_").to_uppercase())
 }
 
@@ -106,14 +111,14 @@ pub(super) fn results_config(prefix: &str, replicas: usize) -> Map<String, Value
     ])
 }
 
-fn config<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+pub(super) fn config<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
     fields
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -173,8 +178,19 @@ pub(super) fn publish_headers(
         .headers
         .iter()
         .map(|(name, value)| (*name, value.as_str()));
+    headers(protocol.into_iter().chain(own))
+}
+
+/// The header of a message that is stored once, however often it is published.
+pub(super) fn id_header(id: &str) -> Result<HeaderMap, String> {
+    headers([(MESSAGE_ID, id)])
+}
+
+fn headers<'a>(
+    fields: impl IntoIterator<Item = (&'static str, &'a str)>,
+) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    for (name, value) in protocol.into_iter().chain(own) {
+    for (name, value) in fields {
         let text = |error: String| format!("header {name}: {error}");
         let key: HeaderName = name.parse().map_err(|error| text(format!("{error}")))?;
         let value: HeaderValue = value.parse().map_err(|error| text(format!("{error}")))?;

@@ -17,6 +17,7 @@ use super::jetstream::{self, StreamInfo};
 use super::nats_callout::NatsCallout;
 use super::nats_calls::NatsCalls;
 use super::nats_connection::Connection;
+use super::nats_pools::NatsPools;
 
 pub use super::jetstream::StreamOptions;
 pub use super::nats_connection::ConnectionOptions;
@@ -39,6 +40,7 @@ pub struct NatsOptions {
 pub struct NatsBus {
     connection: Connection,
     prefix: String,
+    replicas: usize,
     events: Stream,
     results: Stream,
     manage_streams: bool,
@@ -48,11 +50,7 @@ impl NatsBus {
     /// Starts connecting and returns at once. Fails only if an address cannot be parsed.
     pub async fn connect(options: NatsOptions) -> Result<Self, BusError> {
         let connection = Connection::open(options.connection).await?;
-        let stream = |name, config| Stream {
-            connection: connection.clone(),
-            name,
-            config,
-        };
+        let stream = |name, config| Stream::new(connection.clone(), name, config);
         let prefix = options.prefix;
         Ok(Self {
             events: stream(
@@ -64,6 +62,7 @@ impl NatsBus {
                 jetstream::results_config(&prefix, options.stream.replicas),
             ),
             manage_streams: options.manage_streams,
+            replicas: options.stream.replicas,
             connection,
             prefix,
         })
@@ -74,6 +73,12 @@ impl NatsBus {
         NatsCalls::new(self.connection.clone(), &self.prefix)
     }
 
+    /// Warm pools over the same connection.
+    pub fn pools(&self) -> NatsPools {
+        let (connection, prefix) = (self.connection.clone(), &self.prefix);
+        NatsPools::new(connection, prefix, self.replicas, self.manage_streams)
+    }
+
     /// Questions of the servers about whoever connects, over the same connection.
     pub fn callout(&self) -> NatsCallout {
         NatsCallout::new(self.connection.clone())
@@ -82,14 +87,38 @@ impl NatsBus {
 
 /// A stream, and what it shall be.
 #[derive(Debug, Clone)]
-struct Stream {
+pub(super) struct Stream {
     connection: Connection,
-    name: String,
+    pub(super) name: String,
     config: Map<String, Value>,
 }
 
 impl Stream {
-    async fn api<T: DeserializeOwned>(
+    pub(super) fn new(connection: Connection, name: String, config: Map<String, Value>) -> Self {
+        Stream {
+            connection,
+            name,
+            config,
+        }
+    }
+
+    /// The message that `question` asks for, if there is one. The stream's leader is asked: a replica that lags would
+    /// send the mirror's chain round in circles.
+    pub(super) async fn message(
+        &self,
+        question: &Value,
+    ) -> Result<Option<StreamMessage>, BusError> {
+        match self.api::<Found>("MSG.GET", question).await? {
+            Ok(found) => found.message().map(Some),
+            Err(error) => match error.error_code() {
+                ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+                ErrorCode::STREAM_NOT_FOUND => Err(BusError::StreamMissing(self.name.clone())),
+                _ => Err(unavailable(error)),
+            },
+        }
+    }
+
+    pub(super) async fn api<T: DeserializeOwned>(
         &self,
         verb: &str,
         body: &Value,
@@ -98,7 +127,7 @@ impl Stream {
     }
 
     /// What it is, after it was created if it is missing, and updated if it differs.
-    async fn ensure(&self, manage: bool) -> Result<StreamInfo, BusError> {
+    pub(super) async fn ensure(&self, manage: bool) -> Result<StreamInfo, BusError> {
         match self.api::<StreamInfo>("INFO", &json!({})).await? {
             Ok(info) if manage => self.update(info).await,
             Ok(info) => Ok(info),
@@ -147,9 +176,17 @@ pub(super) async fn api<T: DeserializeOwned>(
     stream: &str,
     body: &Value,
 ) -> Result<Result<T, ApiError>, BusError> {
-    let subject = format!("$JS.API.STREAM.{verb}.{stream}");
+    ask(connection, &format!("$JS.API.STREAM.{verb}.{stream}"), body).await
+}
+
+/// A call of the JetStream API.
+pub(super) async fn ask<T: DeserializeOwned>(
+    connection: &Connection,
+    subject: &str,
+    body: &Value,
+) -> Result<Result<T, ApiError>, BusError> {
     let body = Bytes::from(body.to_string());
-    let answer = connection.request(&subject, HeaderMap::new(), body).await?;
+    let answer = connection.request(subject, HeaderMap::new(), body).await?;
     match serde_json::from_slice(&answer).map_err(unavailable)? {
         Response::Ok(value) => Ok(Ok(value)),
         Response::Err { error } => Ok(Err(error)),
@@ -172,20 +209,10 @@ impl Bus for NatsBus {
         jetstream::publish_answer(&answer)
     }
 
-    // Asks the stream's leader: a replica that lags would send the chain round in circles.
     async fn last(&self, filter: &str) -> Result<Option<Stored>, BusError> {
-        let found = self
-            .events
-            .api::<Found>("MSG.GET", &json!({"last_by_subj": filter}))
-            .await?;
-        match found {
-            Ok(found) => Ok(Some(jetstream::stored(&found.message()?))),
-            Err(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Err(BusError::StreamMissing(self.events.name.clone()))
-            }
-            Err(error) => Err(unavailable(error)),
-        }
+        let question = json!({"last_by_subj": filter});
+        let found = self.events.message(&question).await?;
+        Ok(found.as_ref().map(jetstream::stored))
     }
 
     async fn ensure_streams(&self) -> Result<StreamIdentity, BusError> {

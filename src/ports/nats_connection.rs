@@ -83,6 +83,18 @@ impl Connection {
         made
     }
 
+    /// Tells of every connection that is lost from now on.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        let mut losses = self.losses.clone();
+        losses.mark_unchanged();
+        losses
+    }
+
+    /// A subject for the answers to one question, below the program's own prefix.
+    pub(super) fn new_inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
     /// Waits until a connection stands and everything that was handed to it went out.
     pub(super) async fn flush(&self) {
         // It fails when the client has ended, which lives as long as this.
@@ -96,8 +108,7 @@ impl Connection {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Bytes, CallError> {
-        let mut losses = self.losses.clone();
-        losses.mark_unchanged();
+        let mut losses = self.losses();
         // A request made while disconnected would wait in the client and go out much later.
         if !self.connected() {
             return Err(CallError::not_connected());

@@ -2,4 +2,5 @@
 //! are those of the flow documents. Pure.
 
 pub mod callout;
+pub mod pool;
 pub mod tool;

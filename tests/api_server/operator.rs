@@ -78,6 +78,7 @@ async fn the_operator_runs_a_workflow_on_the_model() {
             client: undisturbed(live.clone()),
             bus: None,
             calls: None,
+            pools: None,
             clock,
             identity: "one".to_owned(),
             caller: "one".to_owned(),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_kubelet import FakeNode
 
-from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator, tool_server
+from harness import audit, cluster, events, gate, ghost, installation, nats_server, operator, pool_worker, tool_server
 
 NAMESPACES = pytest.StashKey[list]()
 
@@ -140,6 +140,19 @@ def serve(namespace):
 
 
 @pytest.fixture
+def worker(namespace, tmp_path):
+    """Starts workers on this machine for pools of the test's namespace, as `worker(pool, *handler, name=...)`."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(pool, *handler, **options):
+            made = pool_worker.PoolWorker(tmp_path / "workers", namespace.name, pool, *handler, **options)
+            stack.callback(made.close)
+            return made
+
+        yield begin
+
+
+@pytest.fixture
 def host_flags(request, turn):
     """What the operator on this machine is started with: as the installed one, or for the test's namespace alone."""
     if not _has_own_operator(request.node):
@@ -220,8 +233,8 @@ def pytest_runtest_makereport(item, call):
 
 
 LOOKS = (
-    ("get", "cw,te,tools,deployments,pods,configmaps", "-o", "wide"),
-    ("get", "cw,te,tools", "-o", "yaml"),
+    ("get", "cw,te,tools,executorpools,deployments,pods,configmaps", "-o", "wide"),
+    ("get", "cw,te,tools,executorpools", "-o", "yaml"),
     ("get", "events", "--sort-by=.metadata.creationTimestamp"),
 )
 

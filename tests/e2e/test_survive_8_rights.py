@@ -8,7 +8,7 @@ import pytest
 
 from harness import audit, cluster, installation
 from harness.cluster import task_of
-from harness.manifests import HANG, call, handled, retry, task, tool, workflow
+from harness.manifests import HANG, call, handled, pool, retry, task, tool, workflow
 
 # No request shows that they are needed.
 UNSEEN = {
@@ -16,6 +16,7 @@ UNSEEN = {
     ("compozy.dev", "workflows/finalizers", "update"),
     ("compozy.dev", "taskexecutions/finalizers", "update"),
     ("compozy.dev", "tools/finalizers", "update"),
+    ("compozy.dev", "executorpools/finalizers", "update"),
     # It is applied, which is a patch, also where there is none yet.
     ("apps", "deployments", "create"),
 }
@@ -64,6 +65,8 @@ def test_the_operator_uses_all_of_its_rights_and_asks_for_no_more(namespace, hos
     # The operator runs what serves it, and lets that into NATS.
     namespace.create(handled("empty", exec={"command": ["true"]}))
     namespace.wait("--for=condition=Ready", "tool/empty")
+    namespace.create(pool("workers", exec={"command": ["true"]}))
+    namespace.wait("--for=condition=Ready", "executorpool/workers")
     namespace.create(workflow("served", call("ask", "empty")))
     namespace.succeeded("served")
     namespace.succeeded("large")
@@ -100,7 +103,8 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
     )
     as_viewer = "--as=viewer"
     namespace.create(tool("known"))
-    for kind in ("workflows", "taskexecutions", "tools"):
+    namespace.create(pool("known", exec={"command": ["true"]}))
+    for kind in ("workflows", "taskexecutions", "tools", "executorpools"):
         assert namespace.kubectl("get", kind, as_viewer, "-o", "name").strip()
     [execution] = namespace.get("te")
     changes = {
@@ -114,6 +118,8 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
         "delete execution": ("delete", "te", execution["metadata"]["name"]),
         "tool": ("patch", "tool", "known", "--type=merge", "-p", '{"spec":{"timeout":"5s"}}'),
         "delete tool": ("delete", "tool", "known"),
+        "pool": ("patch", "executorpool", "known", "--type=merge", "-p", '{"spec":{"slots":2}}'),
+        "delete pool": ("delete", "executorpool", "known"),
         "pods": ("get", "pods"),
         "secrets": ("get", "secrets"),
     }
@@ -123,6 +129,7 @@ def test_who_has_only_the_viewer_role_reads_and_changes_nothing(namespace):
         assert "forbidden" in refused.value.stderr.lower(), what
     verbs = ("create", "update", "patch", "delete", "deletecollection")
     kinds = ("workflows", "workflows/status", "taskexecutions", "taskexecutions/status", "tools", "tools/status")
+    kinds += ("executorpools", "executorpools/status")
     for verb, kind in itertools.product(verbs, (f"{kind}.compozy.dev" for kind in kinds)):
         with pytest.raises(cluster.Refused):
             namespace.kubectl("auth", "can-i", verb, kind, as_viewer)

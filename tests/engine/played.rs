@@ -278,8 +278,12 @@ impl<'a> World<'a> {
             attempt::Step::FindTool
             | attempt::Step::Call(_)
             | attempt::Step::Listen(_)
-            | attempt::Step::ConfirmCall(_) => {
-                panic!("{}: no task here calls a tool", self.case.name)
+            | attempt::Step::ConfirmCall(_)
+            | attempt::Step::FindCommand(_)
+            | attempt::Step::Dispatch(_)
+            | attempt::Step::Withdraw(_)
+            | attempt::Step::Cancel(_) => {
+                panic!("{}: no task here is without a pod", self.case.name)
             }
         }
         true

@@ -18,7 +18,7 @@ use crate::server::NatsServer;
 /// Longer than a few attempts to connect take.
 const A_WHILE: Duration = Duration::from_millis(700);
 /// Longer than anything that comes.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings(issuer: &KeyPair) -> String {
     let issuer = issuer.public_key();
@@ -28,12 +28,16 @@ fn settings(issuer: &KeyPair) -> String {
           COMPOZY {{
             jetstream: enabled
             users: [{{ user: operator, password: secret, permissions {{
-              publish {{ allow: ["compozy.>", "$JS.API.>", "$SYS._INBOX.>"] }}
+              publish {{ allow: ["compozy.>", "$JS.API.>", "$JS.ACK.>", "$SYS._INBOX.>"] }}
               subscribe {{ allow: ["compozy.>", "_INBOX_operator.>", "$SYS.REQ.USER.AUTH"] }}
             }} }}]
             exports: [
               {{ stream: "compozy.commands.tool.*.execute.*", accounts: [TOOLS] }}
               {{ service: "compozy.results.tool.>", accounts: [TOOLS] }}
+              {{ stream: "compozy.control.>", accounts: [WORKERS] }}
+              {{ service: "$JS.API.CONSUMER.MSG.NEXT.COMPOZY_POOLS.*", accounts: [WORKERS], response_type: stream }}
+              {{ service: "$JS.ACK.COMPOZY_POOLS.>", accounts: [WORKERS] }}
+              {{ service: "compozy.reports.>", accounts: [WORKERS] }}
             ]
           }}
           TOOLS {{
@@ -42,11 +46,20 @@ fn settings(issuer: &KeyPair) -> String {
               {{ service: {{ account: COMPOZY, subject: "compozy.results.tool.>" }} }}
             ]
           }}
+          WORKERS {{
+            imports: [
+              {{ stream: {{ account: COMPOZY, subject: "compozy.control.>" }} }}
+              {{ service: {{ account: COMPOZY, subject: "$JS.API.CONSUMER.MSG.NEXT.COMPOZY_POOLS.*" }} }}
+              {{ service: {{ account: COMPOZY, subject: "$JS.ACK.COMPOZY_POOLS.>" }} }}
+              {{ service: {{ account: COMPOZY, subject: "compozy.reports.>" }} }}
+            ]
+          }}
         }}"#
     )
 }
 
-/// The API server of a cluster in which the token `<namespace>/<tool>` was given to the pod of that tool's server.
+/// The API server of a cluster in which the token `<namespace>/<tool>` was given to the pod of that tool's server, and
+/// `<namespace>/pool-<pool>` to that pool's worker.
 fn cluster() -> Client {
     let answer = |request: Request<Body>| async move {
         let path = request.uri().path().to_owned();
@@ -75,7 +88,7 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
                     "username": format!("system:serviceaccount:{namespace}:default"),
                     "extra": {
                         "authentication.kubernetes.io/pod-name": [tool],
-                        "authentication.kubernetes.io/pod-uid": [format!("uid-of-{tool}")],
+                        "authentication.kubernetes.io/pod-uid": [uid_of(tool)],
                     },
                 },
             }),
@@ -101,8 +114,8 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
         ] => (namespace, kind, name),
         _ => panic!("nobody asks for {path}"),
     };
-    let tool = name.strip_prefix("compozy-tool-").unwrap_or(name);
-    let owner = match (kind, name) {
+    let served = served(name);
+    let mut owner = match (kind, name) {
         ("pods", "forged") => {
             json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "charge", "uid": "guessed"})
         }
@@ -110,31 +123,40 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
             json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "TaskExecution", "name": "t", "uid": "u"})
         }
         ("pods", _) => {
-            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": format!("uid-of-{name}")})
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": uid_of(name)})
         }
         ("replicasets", _) => {
-            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": format!("compozy-tool-{name}"), "uid": format!("uid-of-{name}")})
+            let deployment = match name {
+                "pool-copied" => "pool-copied".to_owned(),
+                _ if name.starts_with("pool-") => format!("compozy-{name}"),
+                _ => format!("compozy-tool-{name}"),
+            };
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment, "uid": uid_of(name)})
         }
         ("deployments", _) => {
-            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "Tool", "name": tool, "uid": format!("uid-of-{tool}")})
+            let kind = match name.contains("pool-") {
+                true => "ExecutorPool",
+                false => "Tool",
+            };
+            json!({"apiVersion": "compozy.dev/v1alpha1", "kind": kind, "name": served, "uid": uid_of(name)})
         }
         _ => json!({}),
     };
-    let mut owner = owner;
     owner["controller"] = json!(true);
     let spec = match (kind, name) {
         ("tools", "external") => json!({"external": true}),
         ("tools", _) => {
             json!({"handler": {"container": {"image": "x"}, "exec": {"command": ["x"]}}})
         }
+        ("executorpools", _) => json!({"container": {"image": "x"}, "exec": {"command": ["x"]}}),
         _ => Value::Null,
     };
     let uid = match name {
         "replaced" => "another".to_owned(),
-        _ => format!("uid-of-{tool}"),
+        _ => uid_of(name),
     };
     let owners = match kind {
-        "tools" => json!([]),
+        "tools" | "executorpools" => json!([]),
         _ => json!([owner]),
     };
     (
@@ -143,8 +165,20 @@ fn object(path: &str, sent: &[u8]) -> (u16, Value) {
     )
 }
 
+/// The tool or pool to which a pod, or what owns it, belongs.
+fn served(name: &str) -> &str {
+    let name = name.strip_prefix("compozy-tool-").unwrap_or(name);
+    let name = name.strip_prefix("compozy-").unwrap_or(name);
+    name.strip_prefix("pool-").unwrap_or(name)
+}
+
+/// All that belongs to one has the same.
+fn uid_of(name: &str) -> String {
+    format!("uid-of-{}", served(name))
+}
+
 /// A server, and an operator that it asks.
-async fn asked() -> (NatsServer, JoinHandle<()>) {
+pub async fn asked() -> (NatsServer, JoinHandle<()>) {
     let issuer = KeyPair::new_account();
     let server = NatsServer::start(&settings(&issuer));
     let answers = answer(&operator(&server).await, issuer);
@@ -183,7 +217,7 @@ async fn connect(server: &NatsServer, token: &str) -> NatsCalls {
     let NatsOptions { mut connection, .. } = server.options();
     connection.credentials = Some(Credentials::Token(file));
     let pod = token.split('/').next_back().unwrap();
-    connection.inbox_prefix = inbox_prefix(&format!("uid-of-{pod}"));
+    connection.inbox_prefix = inbox_prefix(&uid_of(pod));
     NatsCalls::connect(connection, "compozy").await.unwrap()
 }
 
@@ -195,7 +229,7 @@ async fn let_in(server: &NatsServer, token: &str) -> NatsCalls {
 }
 
 /// The operator's own client, which may say anything.
-async fn caller(server: &NatsServer) -> async_nats::Client {
+pub async fn caller(server: &NatsServer) -> async_nats::Client {
     let options =
         async_nats::ConnectOptions::with_user_and_password("operator".into(), "secret".into())
             .custom_inbox_prefix("_INBOX_operator")
@@ -297,6 +331,10 @@ async fn who_is_no_server_of_a_tool_is_refused_and_the_server_is_told_why() {
         (
             "shop/external",
             "the operator does not serve the tool external",
+        ),
+        (
+            "shop/pool-copied",
+            "the operator does not serve the pool copied",
         ),
         (
             "shop/replaced",

@@ -34,7 +34,7 @@ async fn heard(news: &mut BoxStream<'static, CallNews>) -> CallNews {
 }
 
 /// Waits until the server has all that the client sent before.
-async fn arrived(client: &async_nats::Client) {
+pub async fn arrived(client: &async_nats::Client) {
     let _ = client.request("nobody.is.there", Bytes::new()).await;
 }
 

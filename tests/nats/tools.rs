@@ -1,7 +1,7 @@
 //! Tools served and called by the executor, as a program, on a real server.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use async_nats::StatusCode;
@@ -10,45 +10,8 @@ use compozy::ports::Bus;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
+use crate::program::{PATIENCE, Program, free_port, path, until_open, written};
 use crate::server::NatsServer;
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A tool server that ends with the test.
-struct Served(Child);
-
-impl Served {
-    /// Asks it to end.
-    fn terminate(&self) {
-        self.signal("-TERM");
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Its exit code.
-    fn wait(&mut self) -> Option<i32> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < end, "the tool server does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn executor(server: &NatsServer, verb: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_executor"));
@@ -70,16 +33,16 @@ async fn ready() -> NatsServer {
 }
 
 /// Serves the tool with a shell script for each call, once the server knows of it.
-async fn serve(server: &NatsServer, flags: &[&str], script: &str) -> Served {
+async fn serve(server: &NatsServer, flags: &[&str], script: &str) -> Program {
     let handler = ["--exec", "--", "sh", "-c", script];
     serve_by(server, &[flags, &handler].concat()).await
 }
 
 /// Serves the tool by the handler that the flags name, once the server knows of it.
-async fn serve_by(server: &NatsServer, flags: &[&str]) -> Served {
+async fn serve_by(server: &NatsServer, flags: &[&str]) -> Program {
     let mut command = executor(server, "serve");
     let served = command.args(flags).stderr(Stdio::null()).spawn().unwrap();
-    let served = Served(served);
+    let served = Program(served);
     until_served(server, true).await;
     served
 }
@@ -114,18 +77,6 @@ fn call(server: &NatsServer, flags: &[&str]) -> Output {
 
 fn printed(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn path(server: &NatsServer, name: &str) -> PathBuf {
-    server.directory().join(name)
-}
-
-async fn written(path: &PathBuf, lines: usize) {
-    let end = Instant::now() + PATIENCE;
-    while std::fs::read_to_string(path).map_or(0, |text| text.lines().count()) < lines {
-        assert!(Instant::now() < end, "{} is not written", path.display());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,15 +369,12 @@ async fn the_examples_count_words() {
     let server = ready().await;
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/tools");
     let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port().to_string()
-    };
+    let port = free_port().port().to_string();
     let mut web = Command::new("python3");
     web.arg(file("word_count_http.py"))
         .env("PORT", &port)
         .stderr(Stdio::null());
-    let _web = Served(web.spawn().unwrap());
+    let _web = Program(web.spawn().unwrap());
     let end = Instant::now() + PATIENCE;
     while std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err() {
         assert!(Instant::now() < end, "the web server does not listen");
@@ -464,10 +412,7 @@ async fn a_copy_of_the_executor_serves_and_its_port_says_whether_calls_are_taken
         .arg(&copy)
         .status();
     assert!(installed.unwrap().success());
-    let address = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap()
-    };
+    let address = free_port();
     let mut served = Command::new(&copy);
     served
         .args(["tool", "serve", "charge", "--namespace", "shop", "--nats"])
@@ -475,7 +420,7 @@ async fn a_copy_of_the_executor_serves_and_its_port_says_whether_calls_are_taken
         .args(["--exec", "--", "cat"])
         .env("COMPOZY_READY_PORT", address.port().to_string())
         .stderr(Stdio::null());
-    let _served = Served(served.spawn().unwrap());
+    let _served = Program(served.spawn().unwrap());
     until_open(address, true).await;
     let called = call(&server, &["--input", "{\"a\": 1}"]);
     assert_eq!(printed(&called), json!({"a": 1}));
@@ -483,13 +428,4 @@ async fn a_copy_of_the_executor_serves_and_its_port_says_whether_calls_are_taken
     until_open(address, false).await;
     server.run();
     until_open(address, true).await;
-}
-
-/// Waits until a connection is accepted there, or none.
-async fn until_open(address: std::net::SocketAddr, open: bool) {
-    let end = Instant::now() + PATIENCE;
-    while std::net::TcpStream::connect(address).is_ok() != open {
-        assert!(Instant::now() < end, "open: {}", !open);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

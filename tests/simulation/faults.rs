@@ -71,6 +71,18 @@ classes! {
     Overloaded: "API: 429 to everything for a while",
     ToolAnswerMissed: "NATS: a tool's answer does not reach who listens",
     BusBehind: "NATS: a server leads that was behind, and no connection breaks",
+    PoolNewsSlow: "pools: what workers report is heard seconds later",
+    PoolOrderLost: "pools: an order reaches no worker",
+    PoolAckLost: "pools: that a report is recorded is not heard",
+    ReportAckLost: "pools: a report is stored, and its worker does not hear so",
+    ReportTwice: "pools: the same report twice",
+    WorkerAckLost: "pools: that a command is done is not heard",
+    WorkerSlow: "pools: a worker takes a command seconds later",
+    WorkerKilled: "pools: a worker is killed",
+    WorkerFrozen: "pools: a worker stands still",
+    WorkerTellsLate: "pools: who stood still goes on with what it has lost",
+    WorkerHandsBack: "pools: a worker is replaced and hands back what it has",
+    WorkersAway: "pools: no worker for a while",
 }
 
 /// What tells the chance of the classes that came later from that of everything else.
@@ -98,6 +110,7 @@ impl Faults {
                 let (dice, one_in) = match class {
                     Class::Overloaded | Class::BusBehind => (&mut dice_of_later, 8),
                     Class::ToolAnswerMissed => (&mut dice_of_later, 3),
+                    class if *class > Class::ToolAnswerMissed => (&mut dice_of_later, 2),
                     _ => (&mut dice, 3),
                 };
                 let there = !calm && dice.u8(..one_in) == 0;

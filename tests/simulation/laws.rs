@@ -3,6 +3,7 @@
 
 mod calls;
 mod control;
+mod pools;
 mod records;
 mod told;
 
@@ -93,6 +94,7 @@ struct ExecutionSeen {
     held_from: u64,
     phase: TaskPhase,
     failures: u32,
+    suspended: bool,
     /// The last call of a tool.
     call: Option<CallRecord>,
     seen: Seen,
@@ -128,6 +130,7 @@ pub struct Laws {
     executions: BTreeMap<String, ExecutionSeen>,
     pods: BTreeMap<String, PodSeen>,
     calls: calls::CallsSeen,
+    pools: pools::PoolsSeen,
     /// What the stream holds or held, in its order: UID and place in the object's history.
     told: Vec<(String, u64)>,
     /// When the stream last lost messages.
@@ -230,6 +233,7 @@ impl Laws {
         let before = std::mem::replace(&mut seen.phase, status.phase);
         seen.outputs.clone_from(&status.outputs);
         seen.call.clone_from(&status.call);
+        seen.suspended = status.suspension.is_on();
         seen.failures = status.failures.application + status.failures.infrastructure;
         let transitions: Vec<_> = status
             .transitions
@@ -262,6 +266,7 @@ impl Laws {
         self.attempts(&uid, &execution);
         self.recorded(&uid, &execution);
         self.call_ended(&uid, &execution);
+        self.pool_recorded(&uid, &execution, now);
     }
 
     /// What is recorded of attempts is what befell their pods, and within the budgets.
@@ -275,8 +280,8 @@ impl Laws {
             let mut ends = pods
                 .filter(|pod| pod.execution == uid && pod.attempt == record.number)
                 .map(|pod| pod.exit_code);
-            let calls = spec.tool.is_some();
-            if record.reason == "Completed" && !calls && !ends.clone().any(|end| end == Some(0)) {
+            let has_pod = spec.container.is_some();
+            if record.reason == "Completed" && has_pod && !ends.clone().any(|end| end == Some(0)) {
                 wrong.push(format!(
                     "attempt {} is said to have succeeded, its pod: {:?}",
                     record.number,

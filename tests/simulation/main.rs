@@ -16,6 +16,7 @@ mod kubelet;
 mod laws;
 mod many;
 mod namespace;
+mod pools;
 mod rest;
 mod scenario;
 mod seed;
@@ -51,6 +52,22 @@ fn an_undisturbed_run_ends_well_with_the_writes_that_it_needs() {
     // may the run's progress be told.
     assert!(
         (14..=18).contains(&outcome.effects),
+        "{} writes\n{trace}",
+        outcome.effects
+    );
+}
+
+#[test]
+fn an_undisturbed_run_in_a_pool_costs_three_writes_for_each_task() {
+    let outcome = seed::play(0, World::new(0, Faults::none(), Scenario::hello_pool(), 1));
+    let trace = outcome.trace.join("\n");
+    assert!(outcome.broken.is_empty(), "{:#?}\n{trace}", outcome.broken);
+    let world = outcome.world.lock();
+    let runs = world.all(api_server::Kind::Workflow);
+    assert_eq!(runs[0].1["status"]["phase"], "Succeeded", "{trace}");
+    // 4 for the run, in whose rows the second task may be told to have begun.
+    assert!(
+        (10..=11).contains(&outcome.effects),
         "{} writes\n{trace}",
         outcome.effects
     );

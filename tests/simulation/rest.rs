@@ -9,6 +9,11 @@ use crate::{
 };
 
 impl World {
+    /// What there is in pools and is to go.
+    pub fn left_in_pools(&self) -> Vec<String> {
+        self.pools.left(|uid| self.laws.is_taken(uid))
+    }
+
     /// What keeps the world from being at rest.
     pub fn unfinished(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -30,6 +35,7 @@ impl World {
                 }
             }
         }
+        found.extend(self.left_in_pools());
         let namespace = self.api.get(Kind::Namespace, "", NAMESPACE);
         if namespace.is_none_or(|it| !it["metadata"]["deletionTimestamp"].is_null()) {
             found.push("the namespace is away".to_owned());

@@ -16,6 +16,7 @@ use crate::{
             NodeLost, Nothing, Reason, Soon, Succeeds, Vanishes,
         },
     },
+    pools::POOLS,
     tools::TOOL,
     trace::fingerprint,
 };
@@ -25,6 +26,9 @@ const SALT_OF_TOOLS: u64 = 0x7001;
 
 /// What tells the chance of items from that of everything else.
 const SALT_OF_ITEMS: u64 = 0xe0b3;
+
+/// What tells the chance of pools from that of everything else.
+const SALT_OF_POOLS: u64 = 0x9001;
 
 /// A workflow and when it is created, in milliseconds.
 #[derive(Clone, Debug)]
@@ -60,6 +64,8 @@ pub struct Scenario {
     pub grace: u64,
     /// Some tasks call a tool.
     pub tools: bool,
+    /// Some tasks are run by a pool.
+    pub pools: bool,
 }
 
 impl Scenario {
@@ -84,7 +90,20 @@ impl Scenario {
             replicas: 1,
             grace: 300,
             tools: false,
+            pools: false,
         }
+    }
+
+    /// The same, run by a pool.
+    pub fn hello_pool() -> Scenario {
+        let mut hello = Scenario::hello();
+        let tasks = hello.workflows[0].spec["tasks"].as_array_mut();
+        for task in tasks.into_iter().flatten() {
+            task["container"].take();
+            task["pool"] = json!({"name": POOLS[0]});
+        }
+        hello.pools = true;
+        hello
     }
 
     pub fn seed(&self) -> u64 {
@@ -117,7 +136,7 @@ impl Scenario {
                 spec: workflow(&mut dice),
             })
             .collect();
-        let acts = workflows
+        let mut acts: Vec<_> = workflows
             .iter()
             .flat_map(|planned| acts(&mut dice, planned, quiet_at))
             .collect();
@@ -135,6 +154,22 @@ impl Scenario {
                 give_tools(&mut dice_of_tools, &mut planned.spec);
             }
         }
+        let mut dice_of_pools = Rng::with_seed(seed ^ SALT_OF_POOLS);
+        let pools = dice_of_pools.bool();
+        if pools {
+            for index in 0..dice_of_pools.u8(1..3) {
+                let planned = Planned {
+                    name: format!("p{index}"),
+                    at: dice_of_pools.u64(100..quiet_at / 2),
+                    spec: workflow(&mut dice_of_pools),
+                };
+                acts.extend(self::acts(&mut dice_of_pools, &planned, quiet_at));
+                workflows.push(planned);
+            }
+            for planned in &mut workflows {
+                give_pools(&mut dice_of_pools, &mut planned.spec);
+            }
+        }
         Scenario {
             seed,
             workflows,
@@ -145,6 +180,7 @@ impl Scenario {
             replicas: 1 + usize::from(dice.bool()),
             grace: dice.choice([5, 60, 300]).unwrap_or(300),
             tools,
+            pools,
         }
     }
 
@@ -289,6 +325,20 @@ fn give_tools(dice: &mut Rng, spec: &mut Value) {
             task.remove("container");
             task.remove("imagePullTimeout");
             task.insert("tool".to_owned(), json!({"name": TOOL}));
+        }
+    }
+}
+
+/// Some of the tasks that have a pod are run by a pool's worker instead.
+fn give_pools(dice: &mut Rng, spec: &mut Value) {
+    for task in spec["tasks"].as_array_mut().into_iter().flatten() {
+        let chosen = dice.u8(..3) > 0;
+        let pool = dice.choice(POOLS);
+        if let Some(task) = task.as_object_mut().filter(|_| chosen)
+            && task.remove("container").is_some()
+        {
+            task.remove("imagePullTimeout");
+            task.insert("pool".to_owned(), json!({"name": pool}));
         }
     }
 }

@@ -30,6 +30,9 @@ const WATCHED_CASE: u64 = 70_000;
 /// From when nothing goes wrong any more the world has so long to come to rest.
 const PATIENCE: u64 = 3 * 3_600_000;
 
+/// What NATS holds of pools and belongs to nobody any more goes within so long.
+const UNASKED: u64 = 7 * 60_000;
+
 /// What came of a world.
 pub struct Outcome {
     pub seed: u64,
@@ -176,7 +179,7 @@ impl Conductor {
             Order::Freeze(span) => {
                 let until = self.now() + span;
                 self.world.lock().run_until(until);
-                self.world.lock().last_start = until;
+                self.world.lock().wakes(until);
                 advance(Duration::from_millis(span)).await;
             }
             Order::Sleep(span) => {
@@ -186,7 +189,7 @@ impl Conductor {
                 {
                     let mut world = self.world.lock();
                     world.start_clock(self.since);
-                    world.last_start = now + span;
+                    world.wakes(now + span);
                 }
                 advance(Duration::from_millis(span)).await;
             }
@@ -246,9 +249,13 @@ impl Conductor {
         let still = now >= world.last_write.max(world.last_start).max(quiet) + STILL;
         if still {
             let unfinished = world.unfinished();
+            // An acknowledgement that was lost shows after an hour.
+            let unheard = world.faults.fired.contains_key(&Class::PoolAckLost);
+            let left = unfinished == world.left_in_pools() && !unheard;
+            let acted = world.last_write.max(world.last_start).max(quiet);
             if unfinished.is_empty() {
                 self.resting = Some(now);
-            } else if now > quiet + PATIENCE {
+            } else if now > quiet + PATIENCE || left && now > acted + UNASKED {
                 let what = unfinished.join("; ");
                 world
                     .laws
@@ -291,7 +298,8 @@ async fn operate(world: Shared, process: Process, since: Since, ended: oneshot::
     let outside = Outside {
         client: client(&world, process),
         bus: Some(bus.clone()),
-        calls: Some(bus),
+        calls: Some(bus.clone()),
+        pools: Some(bus),
         clock: SimClock::new(&world, process, since),
         identity: process.identity(),
         caller: process.identity(),

@@ -77,6 +77,9 @@ impl World {
             let wait = self.faults.dice.u64(0..CARE_BEGINS);
             self.later(wait, World::keep_tool);
         }
+        if self.scenario.pools {
+            self.begin_pools();
+        }
         if self.faults.are_on() {
             let wait = self.faults.dice.u64(0..5000);
             self.later(wait, World::trouble);
@@ -368,14 +371,16 @@ impl World {
             return true;
         }
         // It was a restart of the server.
+        self.forget_pools();
         self.for_a_while(300, World::set_away)
     }
 
     /// NATS cannot be reached, or can again.
     fn set_away(&mut self, away: bool) {
         self.bus.away = away;
-        if !away {
-            self.reconnect();
+        match away {
+            true => self.pools_disconnect(),
+            false => self.reconnect(),
         }
     }
 

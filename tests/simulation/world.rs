@@ -22,6 +22,7 @@ use crate::{
     cases::UnderWay,
     faults::{Class, Faults},
     laws::Laws,
+    pools::Pools,
     scenario::Scenario,
     systematic::disturbance::{Course, EventFate},
     tools::Tools,
@@ -131,6 +132,7 @@ pub struct World {
     pub api: ApiServer,
     pub bus: JetStream,
     pub tools: Tools,
+    pub pools: Pools,
     pub faults: Faults,
     pub scenario: Scenario,
     pub trace: Trace,
@@ -189,6 +191,7 @@ impl World {
             api,
             bus: JetStream::new(seed.is_multiple_of(2)),
             tools: Tools::default(),
+            pools: Pools::new(seed.is_multiple_of(2)),
             faults,
             case: scenario.case.clone().map(UnderWay::new),
             scenario,
@@ -222,6 +225,12 @@ impl World {
     /// An operator does something by its own timer: it may be later than the last deed.
     pub fn catch_up(&mut self) {
         self.now = self.now.max(self.start.map_or(0, Since::now));
+    }
+
+    /// The operators go on, who stood still until now.
+    pub fn wakes(&mut self, now: u64) {
+        self.last_start = now;
+        self.laws.pools_heard_again(now);
     }
 
     /// Milliseconds since the beginning.

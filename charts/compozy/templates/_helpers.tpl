@@ -175,6 +175,10 @@ names it. Lines of YAML, or none.
 {{ .Values.nats.prefix | replace "." "_" | upper }}_EVENTS
 {{- end }}
 
+{{- define "compozy.nats.poolStream" -}}
+{{ .Values.nats.prefix | replace "." "_" | upper }}_POOLS
+{{- end }}
+
 {{- /* Annotations of what lives only while the release is uninstalled; takes its place in the order. */ -}}
 {{- define "compozy.uninstallHook" -}}
 helm.sh/hook: pre-delete

@@ -1,14 +1,16 @@
 //! A task execution's next step: dispatch, wait, stop, record, retry.
 //!
-//! [`plan`] is for tasks with a container, [`plan_call`] for those that call a tool; both are total
-//! and pure. Applying the steps in order and planning again yields the next steps, and at rest none.
+//! [`plan`] is for tasks with a container, [`plan_pool`] for those that a pool's worker runs,
+//! [`plan_call`] for those that call a tool; all are total and pure. Applying the steps in order and planning again yields the next steps, and at rest none.
 //! What they may never do: start an attempt while the pod of an earlier one may still run, send a
 //! call twice, take a pod for gone or for running too long on a cache's word, or leave a final
 //! phase.
 
 mod call;
 mod container;
+mod given;
 mod pods;
+mod pool;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,9 @@ mod tests;
 pub use call::{Answer, CallView, Heard, ToolView, execute, hear, plan_call, record_of};
 pub use container::{PodView, plan, plan_refused};
 pub use pods::{is_held, is_ours, is_owned};
+pub use pool::{
+    Asked, PoolState, PoolView, Taken, command, command_id, has_begun, is_to_end, plan_pool,
+};
 
 use crate::{
     api::{ErrorCode, Stop, Stopping, TaskExecution, TaskExecutionStatus, TaskPhase, Time},
@@ -46,6 +51,14 @@ pub enum Step {
     Listen(u32),
     /// Look for answers to the call of this attempt, and plan again.
     ConfirmCall(u32),
+    /// Look whether the command of this attempt was sent, and plan again.
+    FindCommand(u32),
+    /// Put the command of this attempt into its pool's queue.
+    Dispatch(u32),
+    /// Take the command of this attempt back if no worker has it.
+    Withdraw(u32),
+    /// Ask the worker that has the command of this attempt to end it.
+    Cancel(u32),
 }
 
 /// Steps to apply in order.
@@ -126,6 +139,8 @@ struct Execution<'a> {
     attempt: u32,
     now: Time,
     stop: Option<Stop>,
+    /// Who of a pool has the attempt, as far as is known.
+    worker: Option<&'a str>,
 }
 
 impl<'a> Execution<'a> {
@@ -136,6 +151,7 @@ impl<'a> Execution<'a> {
             attempt: current_attempt(te),
             now,
             stop: wanted_stop(te, status, now),
+            worker: None,
         }
     }
 

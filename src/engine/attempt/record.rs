@@ -21,8 +21,14 @@ const KEPT_ATTEMPTS: usize = 10;
 const KEPT_TRANSITIONS: usize = 32;
 
 impl Execution<'_> {
-    /// What runs this attempt: its pod, or the tool that it calls.
+    /// What runs this attempt: its pod, the worker of a pool, or the tool that it calls.
     pub(super) fn executor(&self) -> String {
+        if let Some(pool) = &self.te.spec.pool {
+            return match self.worker {
+                Some(worker) => format!("pool/{}/{worker}", pool.name),
+                None => format!("pool/{}", pool.name),
+            };
+        }
         if let Some(tool) = &self.te.spec.tool {
             return format!("tool/{}", tool.name);
         }

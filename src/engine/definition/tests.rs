@@ -35,10 +35,10 @@ fn what_is_wrong_with_items_is_named_where_it_stands(#[case] extra: Value, #[cas
 }
 
 #[rstest]
-#[case::neither(json!({}), "spec.tasks[0]: a task needs exactly one of: container, tool")]
-#[case::both(json!({"container": {"image": "i"}, "tool": {"name": "t"}}), "spec.tasks[0]: a task needs exactly one of: container, tool")]
-#[case::pod(json!({"tool": {"name": "t"}, "podTemplate": {}}), "spec.tasks[0].podTemplate: is for a task with container: a tool is called without a pod")]
-#[case::image(json!({"tool": {"name": "t"}, "imagePullTimeout": "1m"}), "spec.tasks[0].imagePullTimeout: is for a task with container: a tool is called without a pod")]
+#[case::neither(json!({}), "spec.tasks[0]: a task needs exactly one of: container, pool, tool")]
+#[case::both(json!({"container": {"image": "i"}, "tool": {"name": "t"}}), "spec.tasks[0]: a task needs exactly one of: container, pool, tool")]
+#[case::pod(json!({"tool": {"name": "t"}, "podTemplate": {}}), "spec.tasks[0].podTemplate: is for a task with container: this one has no pod of its own")]
+#[case::image(json!({"tool": {"name": "t"}, "imagePullTimeout": "1m"}), "spec.tasks[0].imagePullTimeout: is for a task with container: this one has no pod of its own")]
 #[case::use_of_the_wrong_task(json!({"tool": {"name": "t"}, "with": "${{ tasks.nobody.phase }}"}), "spec.tasks[0].with: uses tasks.nobody")]
 fn a_task_has_one_executor_and_what_belongs_to_it(#[case] extra: Value, #[case] says: &str) {
     let mut task = json!({"name": "only"});

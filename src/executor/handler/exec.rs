@@ -1,4 +1,4 @@
-//! A process for each call: the input on its standard input, the output on its standard output.
+//! A process for each job: the input on its standard input, the output on its standard output.
 
 use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
+use super::Job;
 use super::output::{self, Tail};
 use super::process::Process;
 use crate::api::ErrorInfo;
-use crate::protocol::tool::ToolExecute;
 
 /// What a process that ended had written is there at once; a stranger that it left behind may hold the pipe for ever.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A program and its arguments, run once for each call.
+/// A program and its arguments, run once for each job.
 #[derive(Debug)]
 pub struct Exec {
     command: Vec<String>,
@@ -35,16 +35,16 @@ impl Exec {
         Exec { command }
     }
 
-    pub(super) async fn run(&self, call: &ToolExecute) -> Result<Value, ErrorInfo> {
-        let environment =
-            super::context(call).map(|(name, value)| (format!("COMPOZY_{name}"), value));
+    pub(super) async fn run(&self, job: &Job) -> Result<Value, ErrorInfo> {
+        let context = job.context.iter();
+        let environment = context.map(|(name, value)| (format!("COMPOZY_{name}"), value.clone()));
         let process = Process::start(&self.command, environment).map_err(|error| {
             let program = self.command.first().map_or("", String::as_str);
             let message = format!("{program} cannot be started: {error}");
             output::error("HANDLER_NOT_STARTED", message)
         })?;
         let (mut said, mut tail) = (Vec::new(), Tail::default());
-        let input = call.input_args.to_string();
+        let input = job.input.to_string();
         let status = talk(process, input.as_bytes(), &mut said, &mut tail).await?;
         if status.success() {
             return output::parse(&said);

@@ -1,4 +1,4 @@
-//! A request to a web server for each call: the input is the body, and so is the output.
+//! A request to a web server for each job: the input is the body, and so is the output.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -10,12 +10,12 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::output;
+use super::{Job, output};
 use crate::api::ErrorInfo;
 use crate::executor::Error;
-use crate::protocol::tool::{MAX_OUTPUT_BYTES, ToolExecute};
+use crate::protocol::tool::MAX_OUTPUT_BYTES;
 
-/// A web server, asked once for each call, over a connection of its own.
+/// A web server, asked once for each job, over a connection of its own.
 #[derive(Debug)]
 pub struct Http {
     uri: Uri,
@@ -40,10 +40,10 @@ impl Http {
         Ok(Http { uri, authority })
     }
 
-    pub(super) async fn run(&self, call: &ToolExecute) -> Result<Value, ErrorInfo> {
-        // Ends with the call.
+    pub(super) async fn run(&self, job: &Job) -> Result<Value, ErrorInfo> {
+        // Ends with the job.
         let mut connections = JoinSet::new();
-        let answer = self.post(call, &mut connections).await.map_err(|error| {
+        let answer = self.post(job, &mut connections).await.map_err(|error| {
             let message = format!("{} does not answer: {error}", self.uri);
             output::error("HANDLER_UNREACHABLE", message)
         })?;
@@ -70,20 +70,20 @@ impl Http {
 
     async fn post(
         &self,
-        call: &ToolExecute,
+        job: &Job,
         connections: &mut JoinSet<hyper::Result<()>>,
     ) -> Result<Response<Incoming>, Error> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::post(path)
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json");
-        for (name, value) in super::context(call) {
+        for (name, value) in &job.context {
             request = request.header(
                 format!("compozy-{}", name.replace('_', "-").to_lowercase()),
                 value,
             );
         }
-        let request = request.body(Full::new(Bytes::from(call.input_args.to_string())))?;
+        let request = request.body(Full::new(Bytes::from(job.input.to_string())))?;
         let stream = TcpStream::connect(&self.authority).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         connections.spawn(connection);

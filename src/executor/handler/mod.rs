@@ -1,7 +1,8 @@
-//! Handlers: the ways in which somebody else's code answers a call.
+//! Handlers: the ways in which somebody else's code does a job.
 
 mod exec;
 mod http;
+mod job;
 mod output;
 mod process;
 mod stdio;
@@ -11,48 +12,33 @@ mod tests;
 use serde_json::Value;
 
 use crate::api::ErrorInfo;
-use crate::protocol::tool::ToolExecute;
 
 pub use exec::Exec;
 pub use http::Http;
+pub use job::Job;
 pub use stdio::Stdio;
 
-/// Answers calls.
+/// Does jobs.
 #[derive(Debug)]
 pub enum Handler {
-    /// A process for each call.
+    /// A process for each job.
     Exec(Exec),
-    /// One process for all calls, a line for each.
+    /// One process for all jobs, a line for each.
     Stdio(Stdio),
-    /// A request to a web server for each call.
+    /// A request to a web server for each job.
     Http(Http),
 }
 
 impl Handler {
-    /// Runs a call. Dropped before its end, it ends what runs: a process is killed with all that it started.
+    /// Runs a job. Dropped before its end, it ends what runs: a process is killed with all that it started.
     ///
     /// # Errors
-    /// The tool's own, or why there is no output.
-    pub async fn run(&self, call: &ToolExecute) -> Result<Value, ErrorInfo> {
+    /// The handler's own, or why there is no output.
+    pub async fn run(&self, job: &Job) -> Result<Value, ErrorInfo> {
         match self {
-            Handler::Exec(exec) => exec.run(call).await,
-            Handler::Stdio(stdio) => stdio.run(call).await,
-            Handler::Http(http) => http.run(call).await,
+            Handler::Exec(exec) => exec.run(job).await,
+            Handler::Stdio(stdio) => stdio.run(job).await,
+            Handler::Http(http) => http.run(job).await,
         }
     }
-}
-
-/// What a handler is told of a call beside its input: name, as environment variables have it, and value.
-fn context(call: &ToolExecute) -> [(&'static str, String); 9] {
-    [
-        ("TOOL", call.tool_id.clone()),
-        ("TOOL_EXEC_ID", call.tool_exec_id.clone()),
-        ("NAMESPACE", call.namespace.clone()),
-        ("WORKFLOW", call.workflow_id.clone()),
-        ("WORKFLOW_EXEC_ID", call.workflow_exec_id.clone()),
-        ("TASK", call.task_id.clone()),
-        ("TASK_EXEC_ID", call.task_exec_id.clone()),
-        ("ATTEMPT", call.attempt.to_string()),
-        ("DEADLINE", call.deadline.to_string()),
-    ]
 }

@@ -1,4 +1,4 @@
-//! One process for all calls: a line of JSON for each call on its standard input, one for each answer on its standard
+//! One process for all jobs: a line of JSON for each job on its standard input, one for each answer on its standard
 //! output, in any order. It is started again when it ends.
 
 use std::collections::HashMap;
@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::Job;
 use super::output::{self, Tail};
 use super::process::Process;
 use crate::api::ErrorInfo;
-use crate::protocol::tool::{MAX_OUTPUT_BYTES, ToolExecute};
+use crate::protocol::tool::MAX_OUTPUT_BYTES;
 
 /// An answer is an output and little around it, or an error.
 const MAX_LINE_BYTES: usize = 2 * MAX_OUTPUT_BYTES;
@@ -68,10 +69,10 @@ impl Stdio {
         Ok(Stdio { asks, abandoned })
     }
 
-    pub(super) async fn run(&self, call: &ToolExecute) -> Outcome {
+    pub(super) async fn run(&self, job: &Job) -> Outcome {
         let (answer, answered) = oneshot::channel();
-        let id = call.tool_exec_id.clone();
-        let line = line(call);
+        let id = job.id.clone();
+        let line = line(job);
         let died = || output::error("HANDLER_DIED", "the handler has ended");
         let ask = Ask {
             id: id.clone(),
@@ -108,14 +109,11 @@ impl Drop for Abandon<'_> {
     }
 }
 
-fn line(call: &ToolExecute) -> Vec<u8> {
+fn line(job: &Job) -> Vec<u8> {
     let mut fields = Map::new();
-    fields.insert("id".to_owned(), call.tool_exec_id.clone().into());
-    fields.insert("input".to_owned(), call.input_args.clone());
-    if let Ok(Value::Object(all)) = serde_json::to_value(call) {
-        let told = |name: &String| name != "input_args" && name != "reply_to_subject";
-        fields.extend(all.into_iter().filter(|(name, _)| told(name)));
-    }
+    fields.insert("id".to_owned(), job.id.clone().into());
+    fields.insert("input".to_owned(), job.input.clone());
+    fields.extend(job.fields.clone());
     let mut line = Value::Object(fields).to_string().into_bytes();
     line.push(b'\n');
     line
@@ -192,7 +190,7 @@ async fn converse(process: Process, calls: &mut Calls) -> String {
             biased;
             // First: what would be written from now on would be lost.
             () = overdue(&mut calls.given_up, &under_way) => {
-                "it was killed: a call did not end by its deadline".to_owned()
+                "it was killed: it worked on something that nobody waits for any more".to_owned()
             }
             heard = &mut hear => match heard {
                 Err(why) => why,

@@ -7,12 +7,13 @@ use axum::{Router, http::HeaderMap, http::StatusCode, routing::post};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{Exec, Handler, Http, Stdio};
+use super::{Exec, Handler, Http, Job, Stdio};
 use crate::api::{ErrorInfo, Time};
+use crate::protocol::pool::TaskExecute;
 use crate::protocol::tool::{MAX_OUTPUT_BYTES, ToolExecute};
 
-fn call(id: &str, input: Value) -> ToolExecute {
-    ToolExecute {
+fn call(id: &str, input: Value) -> Job {
+    Job::from(&ToolExecute {
         tool_id: "charge".into(),
         tool_exec_id: id.into(),
         input_args: input,
@@ -24,7 +25,22 @@ fn call(id: &str, input: Value) -> ToolExecute {
         task_id: "pay".into(),
         task_exec_id: "te-uid".into(),
         attempt: 2,
-    }
+    })
+}
+
+fn task(handler: Option<&str>) -> Job {
+    Job::from(&TaskExecute {
+        task_exec_id: "te-uid".into(),
+        attempt: 2,
+        inputs: json!({"n": 1}),
+        handler: handler.map(str::to_owned),
+        timeout_ms: Some(1000),
+        task_id: "pay".into(),
+        workflow_id: "order".into(),
+        workflow_exec_id: "w-uid".into(),
+        namespace: "shop".into(),
+        pool: "text".into(),
+    })
 }
 
 fn shell(script: &str) -> Vec<String> {
@@ -215,6 +231,47 @@ async fn a_process_is_told_the_call_but_not_where_its_answer_goes() {
         "namespace": "shop", "workflow_id": "order", "workflow_exec_id": "w-uid", "task_id": "pay",
         "task_exec_id": "te-uid", "attempt": 2, "deadline": "1970-01-01T00:00:00.000Z"});
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_task_of_a_pool_is_told_what_it_is() {
+    let lines = File::new();
+    let handler = stdio(&format!(
+        "while read -r line; do printf '%s\\n' \"$line\" >> {}; echo '{{\"id\":\"te-uid.2\",\"output\":{{}}}}'; done",
+        lines.0.display()
+    ));
+    for name in [Some("count"), None] {
+        handler.run(&task(name)).await.unwrap();
+    }
+    let mut expected = json!({"id": "te-uid.2", "input": {"n": 1}, "handler": "count", "pool": "text",
+        "namespace": "shop", "workflow_id": "order", "workflow_exec_id": "w-uid", "task_id": "pay",
+        "task_exec_id": "te-uid", "attempt": 2});
+    let told = lines.text().unwrap();
+    let told: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(told[0], expected);
+    expected.as_object_mut().unwrap().remove("handler");
+    assert_eq!(told[1], expected);
+
+    let handler = exec(
+        "env | sed -nE 's/^COMPOZY_(.*)=(.*)/\"\\1\": \"\\2\"/p' | paste -sd, | sed 's/.*/{&}/'",
+    );
+    let environment = handler.run(&task(Some("count"))).await.unwrap();
+    for (name, value) in [
+        ("HANDLER", "count"),
+        ("POOL", "text"),
+        ("NAMESPACE", "shop"),
+        ("WORKFLOW", "order"),
+        ("WORKFLOW_EXEC_ID", "w-uid"),
+        ("TASK", "pay"),
+        ("TASK_EXEC_ID", "te-uid"),
+        ("ATTEMPT", "2"),
+        ("IDEMPOTENCY_KEY", "te-uid"),
+    ] {
+        assert_eq!(environment[name], value, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ mod error;
 mod letting_go;
 mod pace;
 mod run;
+mod servers;
 #[cfg(test)]
 mod tests;
-mod tools;
 
 use std::{future::Future, sync::Arc};
 
@@ -72,6 +72,8 @@ impl Cluster {
                 api.create(&PostParams::default(), execution),
             )
             .await?;
+        // Before anybody can see it.
+        self.hub.fresh.add(&created);
         self.hub.execution(created.clone());
         Ok(created)
     }

@@ -51,7 +51,7 @@ impl Executions {
 
     /// An operator that serves no tools cannot know whether somebody takes their calls: NATS says so.
     fn look_at<'a>(&self, tool: &'a Tool) -> ToolView<'a> {
-        let served = !self.serves_tools || self.hub.tools.is_served(tool);
+        let served = !self.serves || self.hub.tools.is_served(tool);
         ToolView::of(tool, served)
     }
 

@@ -69,7 +69,8 @@ fn executions(answer: impl Fn(Asked) -> Answer + Send + Sync + 'static) -> Execu
         metrics: metrics.clone(),
         warnings: Warnings::new(metrics).0,
         calls: None,
-        serves_tools: false,
+        dispatches: None,
+        serves: false,
         pods: PodSettings { restricted: false },
         deletion_grace: Grace::from_now(Duration::from_secs(60)),
     }

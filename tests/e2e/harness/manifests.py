@@ -44,6 +44,21 @@ def handled(name, container=None, **handler):
     return {**tool(name), "spec": {"handler": {"container": {"image": IMAGE, **(container or {})}, **handler}}}
 
 
+def pooled(name, pool, **fields):
+    """A task that a pool's worker runs."""
+    return {"name": name, "pool": {"name": pool}, **fields}
+
+
+def pool(name, container=None, **spec):
+    """A pool of workers: `exec`, `stdio` or `http`, and whatever else its spec has, by name."""
+    return {
+        "apiVersion": "compozy.dev/v1alpha1",
+        "kind": "ExecutorPool",
+        "metadata": {"name": name},
+        "spec": {"container": {"image": IMAGE, **(container or {})}, **spec},
+    }
+
+
 def env(**values):
     """Environment variables as a container has them."""
     return [{"name": name, "value": value} for name, value in values.items()]

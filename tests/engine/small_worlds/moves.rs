@@ -373,7 +373,11 @@ impl<'a> Moves<'a> {
             attempt::Step::FindTool
             | attempt::Step::Call(_)
             | attempt::Step::Listen(_)
-            | attempt::Step::ConfirmCall(_) => {
+            | attempt::Step::ConfirmCall(_)
+            | attempt::Step::FindCommand(_)
+            | attempt::Step::Dispatch(_)
+            | attempt::Step::Withdraw(_)
+            | attempt::Step::Cancel(_) => {
                 panic!("no task of these worlds calls a tool")
             }
         }

@@ -98,6 +98,11 @@ impl Laws {
         self.calls.clock_set = true;
     }
 
+    /// Whether limits may come early.
+    pub(super) fn limits_may_come_early(&self) -> bool {
+        self.calls.clock_set
+    }
+
     /// What is recorded of a call whose task execution has ended.
     pub(super) fn call_ended(&mut self, uid: &str, execution: &TaskExecution) {
         let Some(status) = execution.status.as_ref().filter(|it| it.phase.is_final()) else {

@@ -124,11 +124,12 @@ impl World {
                 of.is_some_and(|of| of == uid) && !status::is_over(&pod)
             })
         });
-        if !alive && workflow["spec"]["suspend"] != true {
+        let works = self.pools.work_on(uid);
+        if !alive && !works && workflow["spec"]["suspend"] != true {
             let name = workflow["metadata"]["name"].to_string();
             self.laws.break_with(
                 "what can go on goes on",
-                format!("{name} waits for nothing"),
+                format!("{name} waits for nothing: {}", workflow["status"]["tasks"]),
             );
         }
     }

@@ -1,19 +1,16 @@
 //! What came of a call: its answer or the lack of one, as it is told of the tool and as it ends the
 //! attempt. A tool may answer as it likes, so all of it has a bound.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     api::{Duration, ErrorCode, ErrorInfo, FailureClass, TaskEvent},
-    engine::outcome::{LONGEST_CODE, Outcome, as_object, kind, normalise},
-    protocol::tool::{MAX_OUTPUT_BYTES, ToolExecutionResult, ToolResult},
+    engine::{
+        attempt::given::{LONGEST_MESSAGE, bounded, cut, outputs_of},
+        outcome::Outcome,
+    },
+    protocol::tool::{ToolExecutionResult, ToolResult},
 };
-
-/// The longest message of a tool that is kept, in characters.
-const LONGEST_MESSAGE: usize = 1024;
-
-/// The largest details of a tool's error that are kept: they stand in the status more than once.
-const MAX_DETAILS_BYTES: usize = 4096;
 
 /// An answer that ends a call.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,40 +122,13 @@ impl Tool<'_> {
 
     /// An object ends the task; anything else is a fault of the tool.
     fn gave(self, output: Value) -> Verdict {
-        let size = output.to_string().len();
-        let wrong = if !output.is_object() {
-            Some((
-                ErrorCode::InvalidOutputs,
-                format!(
-                    "the output of the tool {:?} is {}, and has to be one JSON object, like {{\"answer\": 42}}",
-                    self.name,
-                    kind(&output)
-                ),
-            ))
-        } else if size > MAX_OUTPUT_BYTES {
-            Some((
-                ErrorCode::OutputsTooLarge,
-                format!(
-                    "the output of the tool {:?} has {size} bytes, the limit is {MAX_OUTPUT_BYTES}: let it put \
-                     large data into an object store and output where it is",
-                    self.name
-                ),
-            ))
-        } else {
-            None
-        };
-        match wrong {
-            None => Verdict {
+        match outputs_of(&format!("the tool {:?}", self.name), output) {
+            Ok(outputs) => Verdict {
                 event: TaskEvent::ToolCompleted,
                 told: None,
-                outcome: Outcome::Succeeded {
-                    outputs: normalise(output),
-                },
+                outcome: Outcome::Succeeded { outputs },
             },
-            Some((code, message)) => {
-                let error = ErrorInfo::new(code, message);
-                self.failed(TaskEvent::ToolCompleted, error.clone(), error)
-            }
+            Err(error) => self.failed(TaskEvent::ToolCompleted, error.clone(), error),
         }
     }
 
@@ -192,32 +162,5 @@ impl Tool<'_> {
                 retryable: true,
             },
         }
-    }
-}
-
-/// A tool's own error, fit for a status.
-fn bounded(error: ErrorInfo) -> ErrorInfo {
-    let details = error.details.filter(|details| !details.is_null());
-    ErrorInfo {
-        message: cut(&error.message, LONGEST_MESSAGE),
-        code: cut(&error.code, LONGEST_CODE),
-        details: details.map(|details| Value::Object(bounded_details(details))),
-    }
-}
-
-fn bounded_details(details: Value) -> Map<String, Value> {
-    let size = details.to_string().len();
-    if size > MAX_DETAILS_BYTES {
-        let note = format!("{size} bytes, the limit is {MAX_DETAILS_BYTES}");
-        return Map::from_iter([("left_out".to_owned(), note.into())]);
-    }
-    as_object(normalise(details))
-}
-
-/// The beginning of `text`.
-fn cut(text: &str, characters: usize) -> String {
-    match text.char_indices().nth(characters) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

@@ -5,6 +5,7 @@ mod calling;
 mod calls_at_random;
 mod finding;
 mod pods;
+mod pooled;
 mod suspending;
 mod waiting;
 

@@ -75,18 +75,20 @@ impl ApiServer {
     }
 }
 
-fn servers(api: Arc<ApiServer>) -> ToolServers {
+fn servers(api: Arc<ApiServer>) -> Servers<Tool> {
     let hub = Arc::new(Hub::default());
     tool().seen(&hub);
     let client = client(move |asked| std::future::ready(api.answer(asked)));
     let fence = Fence::default();
     fence.open_until(Instant::now() + Duration::from_secs(3600));
     let metrics = Arc::new(Metrics::new(|_| ()));
-    ToolServers {
+    Servers {
         cluster: Cluster::new(client, hub.clone(), metrics, fence),
         hub,
         clock: Arc::new(SystemClock),
         settings: ServerSettings::default(),
+        feed: None,
+        kind: PhantomData,
     }
 }
 
@@ -168,9 +170,49 @@ async fn a_deployment_that_goes_wakes_its_tool() {
     queue.done(&key());
     let gone = ("shop".into(), "compozy-tool-charge".into());
     *api.deployment.lock().unwrap() = None;
-    Deployment::gone(&servers.hub, &gone, None);
+    <Deployment as Watched<Tool>>::gone(&servers.hub, &gone, None);
     api.asked();
     assert_eq!(queue.next().await, key());
     servers.reconcile(&key()).await.unwrap();
     assert!(api.asked().contains(&format!("PATCH {DEPLOYMENT}")));
+}
+
+/// Their Deployments have labels of their own: a list of those of tools says nothing of those of pools.
+#[tokio::test]
+async fn a_deployment_wakes_what_it_serves_and_nothing_else() {
+    let hub = Hub::default();
+    let deployment = |name: &str| -> Deployment {
+        let meta = json!({"name": name, "namespace": "shop", "uid": name, "resourceVersion": "1"});
+        serde_json::from_value(json!({ "metadata": meta })).unwrap()
+    };
+    Watched::<ExecutorPool>::seen(deployment("compozy-pool-text"), &hub);
+    assert_eq!(hub.pools.queue.next().await, ("shop".into(), "text".into()));
+    assert_eq!(hub.tools.queue.depth(), 0);
+    assert!(<Deployment as Watched<Tool>>::known(&hub).is_empty());
+    Watched::<ExecutorPool>::seen(deployment("text"), &hub);
+    Watched::<Tool>::seen(deployment("compozy-pool-text"), &hub);
+    assert_eq!((hub.pools.queue.depth(), hub.tools.queue.depth()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_pool_is_served_as_soon_as_its_deployment_has_a_worker() {
+    let hub = Hub::default();
+    let pool: ExecutorPool = serde_json::from_value(json!({
+        "metadata": {"name": "text", "namespace": "shop", "uid": "pu", "resourceVersion": "1"},
+        "spec": {"container": {"image": "x"}, "exec": {"command": ["x"]}},
+    }))
+    .unwrap();
+    pool.clone().seen(&hub);
+    let known = hub.pools.pool(&key_of(&pool)).unwrap();
+    assert!(!hub.pools.is_served(&known));
+    let owner = json!({"apiVersion": "compozy.dev/v1alpha1", "kind": "ExecutorPool", "name": "text",
+        "uid": "pu", "controller": true});
+    let workers: Deployment = serde_json::from_value(json!({
+        "metadata": {"name": "compozy-pool-text", "namespace": "shop", "uid": "du", "resourceVersion": "2",
+            "ownerReferences": [owner]},
+        "status": {"readyReplicas": 1},
+    }))
+    .unwrap();
+    Watched::<ExecutorPool>::seen(workers, &hub);
+    assert!(hub.pools.is_served(&known));
 }

@@ -1,6 +1,7 @@
-//! What the operator does about a tool that it serves: its Deployment, and what the tool's status says of that.
+//! What the operator does about a tool or a pool that it serves: the Deployment, and what the status says of that.
 
 mod deployment;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -12,14 +13,13 @@ use super::{
     field_error::FieldError,
     pod::PodSettings,
 };
-use crate::api::{
-    Condition, ConditionStatus, LABEL_TOOL, PodTemplate, READY, Time, Tool, ToolHandler, ToolStatus,
-};
+use crate::api::{Condition, ConditionStatus, HandlerPods, PodTemplate, READY, ServerStatus, Time};
 
-use self::deployment::Program;
+use self::deployment::{Program, Server};
 pub use deployment::TOKEN_AUDIENCE;
+pub use served::{Manner, Served};
 
-/// The installation's say about what serves tools.
+/// The installation's say about what serves tools and pools.
 #[derive(Clone, Debug, Default)]
 pub struct ServerSettings {
     /// The image with the executor.
@@ -36,9 +36,9 @@ pub struct ServerSettings {
     pub nats_ca: Option<String>,
     /// What pods may ask for.
     pub allow: AllowList,
-    /// The overlay under every tool's own.
+    /// The overlay under everybody's own.
     pub pod_template: PodTemplate,
-    /// How its pods are made.
+    /// How pods are made.
     pub pods: PodSettings,
 }
 
@@ -47,38 +47,39 @@ pub struct ServerSettings {
 pub struct Plan {
     /// Make the Deployment so: this very one, if it has a UID.
     pub apply: Option<Box<Deployment>>,
-    /// Write the tool's status.
-    pub record: Option<ToolStatus>,
+    /// Write the status.
+    pub record: Option<ServerStatus>,
 }
 
-/// What to do about `tool`, whose Deployment is `found` at the moment. `refused` is what the API server said when the
+/// What to do about `served`, whose Deployment is `found` at the moment. `refused` is what the API server said when the
 /// Deployment was last written, if it said no.
-pub fn plan(
-    tool: &Tool,
+pub fn plan<K: Served>(
+    served: &K,
     found: Option<&Deployment>,
     refused: Option<&str>,
     settings: &ServerSettings,
     now: Time,
 ) -> Plan {
-    // What serves a tool that is being deleted goes with it.
-    let Some(handler) = tool.spec.handler.as_ref().filter(|_| !is_going(tool)) else {
+    // What serves an object that is being deleted goes with it.
+    let Some(server) = Server::of(served).filter(|_| !is_going(served)) else {
         return Plan::default();
     };
+    let what = server.manner.what;
     let found = found.filter(|found| !is_going(*found));
     let mut apply = None;
-    let ready = match check(handler, &settings.allow) {
+    let ready = match check(server.manner, server.pods, &settings.allow) {
         Err(errors) => Ready::no("InvalidSpec", errors),
-        Ok(_) if found.is_some_and(|found| !is_ours(tool, found)) => Ready::no(
+        Ok(_) if found.is_some_and(|found| !is_ours(served, found)) => Ready::no(
             "NameTaken",
             format!(
-                "there is a Deployment {} that is not this tool's; delete it or rename the tool",
+                "there is a Deployment {} that is not this {what}'s; delete it or rename the {what}",
                 found.map(ResourceExt::name_any).unwrap_or_default()
             ),
         ),
         Ok(program) => {
-            let mut wanted = deployment::deployment(tool, handler, program, settings);
+            let mut wanted = deployment::deployment(&server, program, settings);
             let as_wanted = |found: &Deployment| {
-                hash(found) == hash(&wanted) && found.labels().contains_key(LABEL_TOOL)
+                hash(found) == hash(&wanted) && found.labels().contains_key(server.manner.label)
             };
             if !found.is_some_and(as_wanted) {
                 wanted.metadata.uid = found.and_then(|found| found.metadata.uid.clone());
@@ -86,30 +87,30 @@ pub fn plan(
             }
             match refused {
                 Some(refused) => Ready::no("Refused", refused.to_owned()),
-                None => Ready::of(found.and_then(|found| found.status.as_ref())),
+                None => Ready::of(server.manner, found.and_then(|found| found.status.as_ref())),
             }
         }
     };
-    let status = status(tool, found, ready, now);
-    let record = (tool.status.as_ref() != Some(&status)).then_some(status);
+    let status = status(served, found, ready, now);
+    let record = (served.status() != Some(&status)).then_some(status);
     Plan { apply, record }
 }
 
-/// Whether pods of `deployment` take the calls of `tool`.
-pub fn serves(deployment: &Deployment, tool: &Tool) -> bool {
+/// Whether pods of `deployment` take what there is for `served`.
+pub fn serves<K: Served>(deployment: &Deployment, served: &K) -> bool {
     let status = deployment.status.as_ref();
     let ready = status.and_then(|status| status.ready_replicas);
-    is_ours(tool, deployment) && ready.unwrap_or(0) > 0
+    is_ours(served, deployment) && ready.unwrap_or(0) > 0
 }
 
 fn is_going<K: Resource>(object: &K) -> bool {
     object.meta().deletion_timestamp.is_some()
 }
 
-fn is_ours(tool: &Tool, found: &Deployment) -> bool {
+fn is_ours<K: Served>(served: &K, found: &Deployment) -> bool {
     let mut owners = found.owner_references().iter();
     owners.any(|owner| {
-        owner.controller == Some(true) && Some(&owner.uid) == tool.metadata.uid.as_ref()
+        owner.controller == Some(true) && Some(&owner.uid) == served.meta().uid.as_ref()
     })
 }
 
@@ -117,16 +118,20 @@ fn hash(deployment: &Deployment) -> Option<&String> {
     deployment.annotations().get(deployment::ANNOTATION_HASH)
 }
 
-/// What is to answer the calls, or all that is wrong with the handler.
-fn check<'a>(handler: &'a ToolHandler, allow: &AllowList) -> Result<Program<'a>, String> {
-    let path = "spec.handler";
+/// What is to do the work, or all that is wrong with the pods.
+fn check<'a>(
+    manner: &Manner,
+    pods: &'a HandlerPods,
+    allow: &AllowList,
+) -> Result<Program<'a>, String> {
+    let path = manner.path;
     let mut errors =
-        admission::check_container(&handler.container, allow, &format!("{path}.container"));
-    if let Some(template) = &handler.pod_template {
+        admission::check_container(&pods.container, allow, &format!("{path}.container"));
+    if let Some(template) = &pods.pod_template {
         let path = format!("{path}.podTemplate");
         errors.extend(admission::check_template(template, allow, &path));
     }
-    let program = Program::of(handler);
+    let program = Program::of(pods);
     if program.is_none() {
         let message = "needs exactly one of: exec, stdio, http";
         errors.push(FieldError::new(path, message));
@@ -137,7 +142,7 @@ fn check<'a>(handler: &'a ToolHandler, allow: &AllowList) -> Result<Program<'a>,
         .ok_or_else(|| texts.join("; "))
 }
 
-/// Whether a tool is served, and why.
+/// Whether somebody serves, and why.
 struct Ready {
     holds: bool,
     reason: &'static str,
@@ -154,7 +159,7 @@ impl Ready {
     }
 
     /// What the Deployment's own controller says.
-    fn of(status: Option<&DeploymentStatus>) -> Ready {
+    fn of(manner: &Manner, status: Option<&DeploymentStatus>) -> Ready {
         let conditions = status.and_then(|status| status.conditions.as_ref());
         let failure = conditions.into_iter().flatten().find(|condition| {
             let wanted = if condition.type_ == "ReplicaFailure" {
@@ -175,14 +180,21 @@ impl Ready {
                 message: said.unwrap_or_default(),
             };
         }
-        let usual = "no pod takes calls: see the pods with the label compozy.dev/tool";
-        Ready::no("NotServed", said.unwrap_or_else(|| usual.to_owned()))
+        let Manner { takes, label, .. } = manner;
+        let usual = || format!("no pod takes {takes}: see the pods with the label {label}");
+        Ready::no("NotServed", said.unwrap_or_else(usual))
     }
 }
 
-fn status(tool: &Tool, found: Option<&Deployment>, ready: Ready, now: Time) -> ToolStatus {
-    let before = tool.status.clone().unwrap_or_default();
-    let shown = found.filter(|found| is_ours(tool, found));
+fn status<K: Served>(
+    served: &K,
+    found: Option<&Deployment>,
+    ready: Ready,
+    now: Time,
+) -> ServerStatus {
+    let before = served.status().cloned().unwrap_or_default();
+    let generation = served.meta().generation;
+    let shown = found.filter(|found| is_ours(served, found));
     let counts = shown.and_then(|found| found.status.as_ref());
     let wanted = ConditionStatus::from(ready.holds);
     let known = before
@@ -198,10 +210,10 @@ fn status(tool: &Tool, found: Option<&Deployment>, ready: Ready, now: Time) -> T
         reason: ready.reason.to_owned(),
         message: ready.message,
         last_transition_time: since.map_or(now, |since| since.last_transition_time),
-        observed_generation: tool.metadata.generation,
+        observed_generation: generation,
     });
-    ToolStatus {
-        observed_generation: tool.metadata.generation,
+    ServerStatus {
+        observed_generation: generation,
         replicas: counts.and_then(|counts| counts.replicas).unwrap_or(0),
         ready_replicas: counts.and_then(|counts| counts.ready_replicas).unwrap_or(0),
         conditions,

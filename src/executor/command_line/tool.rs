@@ -1,15 +1,14 @@
-//! The command line of the executor. Nearly every flag is an environment variable too.
+//! `tool`: serving tools and calling them.
 
 use std::io::Read;
-use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::serve::Service;
+use super::{HandlerFlags, Place, label};
 use crate::api::{Duration, Time};
-use crate::logs::LogFormat;
-use crate::ports::{Clock, ConnectionOptions, NatsFlags, SystemClock};
+use crate::executor::serve::Service;
+use crate::ports::{Clock, SystemClock};
 use crate::protocol::tool::{ToolExecute, ToolSubjects};
 
 const SERVE_HELP: &str = "\
@@ -37,44 +36,6 @@ Exit codes:
   4  no answer: nobody serves the tool, none in time, none that can be read, or NATS is away; why is printed
   2  the command line or the input is wrong";
 
-/// Runs beside the code that does the work: serves tools to workflows, and calls them.
-#[derive(Parser, Debug)]
-#[command(name = "executor", version, about)]
-pub struct CommandLine {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-    /// How log lines look.
-    #[arg(
-        long,
-        env = "COMPOZY_LOG_FORMAT",
-        value_enum,
-        default_value = "text",
-        global = true
-    )]
-    pub log_format: LogFormat,
-    /// Which log lines to write, as tracing's EnvFilter has it. By default info, and for a call warn.
-    #[arg(long, env = "COMPOZY_LOG_FILTER", global = true)]
-    pub log_filter: Option<String>,
-}
-
-/// What the executor can do.
-#[derive(Subcommand, Debug)]
-pub enum Command {
-    /// Tools: what tasks call over NATS.
-    #[command(subcommand)]
-    Tool(Box<ToolCommand>),
-    /// Copies this program to a file, such as in a volume that another container mounts.
-    Install(Install),
-}
-
-/// Where to install.
-#[derive(Args, Debug)]
-pub struct Install {
-    /// The file to write; its directory must be there.
-    pub to: PathBuf,
-}
-
 /// What can be done with tools.
 #[derive(Subcommand, Debug)]
 pub enum ToolCommand {
@@ -86,87 +47,34 @@ pub enum ToolCommand {
     Call(Call),
 }
 
-/// Which tool, and where NATS is.
+/// How to serve a tool.
 #[derive(Args, Debug)]
-pub struct Place {
+pub struct Serve {
     /// The tool's name.
     #[arg(value_parser = label)]
     pub name: String,
-    /// The tool's namespace.
-    #[arg(long, env = "COMPOZY_NAMESPACE", value_parser = label)]
-    pub namespace: String,
-    /// Where NATS is: one or more addresses, separated by commas.
-    #[arg(
-        long = "nats",
-        alias = "nats-url",
-        env = "COMPOZY_NATS_URL",
-        default_value = "nats://localhost:4222"
-    )]
-    pub nats_url: String,
-    /// The first token of every subject.
-    #[arg(long, env = "COMPOZY_NATS_PREFIX", default_value = "compozy")]
-    pub nats_prefix: String,
-    /// Who this is to NATS.
-    #[command(flatten)]
-    pub nats_flags: NatsFlags,
-    /// Where NATS sends acknowledgements; a user with permissions of its own may have another one.
-    #[arg(
-        long,
-        env = "COMPOZY_NATS_INBOX_PREFIX",
-        default_value = "_INBOX_executor"
-    )]
-    pub nats_inbox_prefix: String,
-}
-
-impl Place {
-    /// How to reach NATS.
-    pub fn connection(&self) -> ConnectionOptions {
-        ConnectionOptions {
-            inbox_prefix: self.nats_inbox_prefix.clone(),
-            ..self.nats_flags.connection("executor", &self.nats_url)
-        }
-    }
-}
-
-/// How to serve a tool.
-#[derive(Args, Debug)]
-#[command(group(ArgGroup::new("handler").required(true).args(["exec", "stdio", "http"])))]
-pub struct Serve {
-    /// Which tool, and where NATS is.
+    /// Where.
     #[command(flatten)]
     pub place: Place,
-    /// Run the command once for each call.
-    #[arg(long, requires = "handler_command")]
-    pub exec: bool,
-    /// Keep the command running and give it a line for each call.
-    #[arg(long, requires = "handler_command")]
-    pub stdio: bool,
-    /// Post each call to this URL, such as http://localhost:8000/charge.
-    #[arg(long, value_name = "URL", conflicts_with = "handler_command")]
-    pub http: Option<String>,
+    /// What answers.
+    #[command(flatten)]
+    pub handler: HandlerFlags,
     /// How many calls run at once; others wait. By default 1 with --stdio, else 8.
     #[arg(long, env = "COMPOZY_TOOL_CONCURRENCY", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
     /// How long calls under way may go on after SIGTERM. A pod's terminationGracePeriodSeconds has to be longer.
     #[arg(long, env = "COMPOZY_TOOL_GRACE", default_value = "25s")]
     pub grace: Duration,
-    /// A port to accept connections at as long as NATS is connected, for a probe.
-    #[arg(long, env = "COMPOZY_READY_PORT")]
-    pub ready_port: Option<u16>,
-    /// The program to run and its arguments, after `--`. No shell reads them.
-    #[arg(last = true, id = "handler_command", value_name = "COMMAND")]
-    pub command: Vec<String>,
 }
 
 impl Serve {
     /// What is served, and how.
     pub fn service(&self) -> Service {
-        let default = if self.stdio { 1 } else { 8 };
         Service {
             namespace: self.place.namespace.clone(),
-            tool: self.place.name.clone(),
+            tool: self.name.clone(),
             prefix: self.place.nats_prefix.clone(),
-            concurrency: self.concurrency.unwrap_or(default).into(),
+            concurrency: self.handler.at_once(self.concurrency),
             grace: self.grace.get(),
         }
     }
@@ -175,7 +83,10 @@ impl Serve {
 /// How to call a tool.
 #[derive(Args, Debug)]
 pub struct Call {
-    /// Which tool, and where NATS is.
+    /// The tool's name.
+    #[arg(value_parser = label)]
+    pub name: String,
+    /// Where.
     #[command(flatten)]
     pub place: Place,
     /// The input as JSON; `-` reads it from standard input.
@@ -213,7 +124,7 @@ impl Call {
         let id = self.tool_exec_id.clone().unwrap_or_else(uuid);
         let namespace = self.place.namespace.clone();
         Ok(ToolExecute {
-            tool_id: self.place.name.clone(),
+            tool_id: self.name.clone(),
             input_args: self.input()?,
             reply_to_subject: subjects.result(&namespace, &self.task_exec_id, &id),
             tool_exec_id: id,
@@ -246,26 +157,18 @@ fn uuid() -> String {
         .to_string()
 }
 
-/// A name that can be part of a subject, as Kubernetes has it.
-fn label(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let fits = (1..=63).contains(&text.len()) && text.chars().all(allowed);
-    match fits && !text.starts_with('-') && !text.ends_with('-') {
-        true => Ok(text.to_owned()),
-        false => Err("at most 63 lower-case letters, digits and '-'".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
-    use clap::CommandFactory;
+    use crate::executor::command_line::{Command, CommandLine};
 
     fn parse(words: &str) -> Result<ToolCommand, clap::Error> {
         let words = format!("executor tool {words}");
         match CommandLine::try_parse_from(words.split_whitespace())?.command {
             Command::Tool(command) => Ok(*command),
-            Command::Install(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 
@@ -277,14 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_well_formed() {
-        CommandLine::command().debug_assert();
-    }
-
-    #[test]
     fn a_tool_has_one_handler() {
         let exec = served("--exec -- ./charge.sh --fast");
-        assert_eq!(exec.command, ["./charge.sh", "--fast"]);
+        assert_eq!(exec.handler.command, ["./charge.sh", "--fast"]);
         assert_eq!(exec.service().concurrency, 8);
         assert_eq!(
             served("--stdio -- python3 charge.py").service().concurrency,

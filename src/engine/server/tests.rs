@@ -2,6 +2,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::{ExecutorPool, Tool};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -33,8 +34,17 @@ fn stdio() -> Value {
         "stdio": {"command": ["python3", "charge.py"]}})
 }
 
-fn applied(tool: &Tool, settings: &ServerSettings) -> Deployment {
-    *plan(tool, None, None, settings, at(0)).apply.unwrap()
+fn pool(spec: Value) -> ExecutorPool {
+    serde_json::from_value(json!({
+        "apiVersion": "compozy.dev/v1alpha1", "kind": "ExecutorPool",
+        "metadata": {"name": "text", "namespace": "shop", "uid": "pool-uid", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn applied<K: Served>(served: &K, settings: &ServerSettings) -> Deployment {
+    *plan(served, None, None, settings, at(0)).apply.unwrap()
 }
 
 fn containers(deployment: &Deployment, path: &str) -> Vec<Value> {
@@ -366,4 +376,108 @@ fn an_external_tool_and_one_that_goes_need_nothing() {
         plan(&going, None, None, &settings(), at(0)),
         Plan::default()
     );
+}
+
+/// Another one would roll out every tool with an upgrade of the operator's image left out.
+#[test]
+fn the_deployment_of_a_tool_stays_what_it_was() {
+    let http = json!({"container": {"image": "shop/charge:1"}, "replicas": 2,
+        "http": {"port": 8000, "path": "/charge"}, "concurrency": 4});
+    let known = [
+        "b92300cb4ec7b51dc2630fac43e3119e",
+        "f948c2f2ab9ade99e4a877d7f764e701",
+    ];
+    for (handler, known) in [stdio(), http].into_iter().zip(known) {
+        let deployment = applied(&tool(handler), &settings());
+        assert_eq!(hash(&deployment).unwrap(), known);
+    }
+}
+
+#[test]
+fn the_workers_of_a_pool_know_whose_they_are_and_how_much_they_take() {
+    let deployment = applied(&pool(stdio()), &settings());
+    assert_eq!(deployment.name_any(), "compozy-pool-text");
+    let value = serde_json::to_value(&deployment).unwrap();
+    let label = json!({"compozy.dev/pool": "text"});
+    assert_eq!(value["metadata"]["labels"], label);
+    assert_eq!(value["spec"]["selector"]["matchLabels"], label);
+    assert_eq!(value["spec"]["template"]["metadata"]["labels"], label);
+    let owner = &value["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["kind"], &owner["uid"]),
+        (&json!("ExecutorPool"), &json!("pool-uid"))
+    );
+    let main = &containers(&deployment, "containers")[0];
+    assert_eq!(main["name"], "handler");
+    let command = [
+        "/compozy/bin/executor",
+        "worker",
+        "text",
+        "--stdio",
+        "--",
+        "python3",
+        "charge.py",
+    ];
+    assert_eq!(main["command"], json!(command));
+    let env = main["env"].as_array().unwrap();
+    for variable in [
+        json!({"name": "COMPOZY_NAMESPACE", "value": "shop"}),
+        json!({"name": "COMPOZY_GRACE", "value": "20s"}),
+        json!({"name": "COMPOZY_SLOTS", "value": "1"}),
+        json!({"name": "COMPOZY_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+        json!({"name": "CARD", "value": "blue"}),
+    ] {
+        assert!(env.contains(&variable), "{variable} is not in {env:?}");
+    }
+    assert!(!value.to_string().contains("COMPOZY_TOOL"));
+}
+
+#[rstest]
+#[case::one_process(json!({"stdio": {"command": ["x"]}}), "1")]
+#[case::a_process_each(json!({"exec": {"command": ["x"]}}), "8")]
+#[case::a_web_server(json!({"http": {"port": 80}}), "8")]
+#[case::as_given(json!({"stdio": {"command": ["x"]}, "slots": 3}), "3")]
+fn a_worker_has_as_many_slots_as_its_program_bears(#[case] mut spec: Value, #[case] slots: &str) {
+    spec["container"] = json!({"image": "x"});
+    let deployment = applied(&pool(spec), &settings());
+    let value = serde_json::to_value(deployment).unwrap();
+    let variable = json!({"name": "COMPOZY_SLOTS", "value": slots});
+    assert!(value.to_string().contains(&variable.to_string()), "{value}");
+}
+
+#[test]
+fn a_pool_says_in_its_own_words_what_is_wrong_with_it() {
+    let ready = |pool: &ExecutorPool, found: Option<&Deployment>| {
+        let status = plan(pool, found, None, &settings(), at(0)).record.unwrap();
+        status.conditions[0].clone()
+    };
+    let good = pool(stdio());
+    let mut found = applied(&good, &settings());
+    let message = ready(&good, Some(&found)).message;
+    assert_eq!(
+        message,
+        "no pod takes tasks: see the pods with the label compozy.dev/pool"
+    );
+    found.metadata.owner_references = None;
+    let message = ready(&good, Some(&found)).message;
+    assert!(message.contains("that is not this pool's"), "{message}");
+    let privileged = pool(json!({"stdio": {"command": ["x"]},
+        "container": {"image": "x", "securityContext": {"privileged": true}}}));
+    let message = ready(&privileged, None).message;
+    assert!(
+        message.contains("spec.container.securityContext.privileged"),
+        "{message}"
+    );
+}
+
+/// Both may have the same name.
+#[test]
+fn the_deployment_of_a_tool_serves_no_pool() {
+    let mut found = settled(&tool(stdio()), 1);
+    assert!(!serves(&found, &pool(stdio())));
+    found = Deployment {
+        status: found.status,
+        ..applied(&pool(stdio()), &settings())
+    };
+    assert!(serves(&found, &pool(stdio())));
 }

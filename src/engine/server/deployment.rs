@@ -1,4 +1,4 @@
-//! The Deployment that serves a tool.
+//! The Deployment that serves a tool or a pool.
 //!
 //! With `exec` and `stdio` the executor runs in the user's container and starts the program; an init container has brought it
 //! there, for the image need not have it. With `http` it is a container of its own, and the user's web server a sidecar of
@@ -6,6 +6,15 @@
 
 use std::collections::BTreeMap;
 
+use super::{Manner, Served, ServerSettings};
+use crate::{
+    api::{HandlerAddress, HandlerCommand, HandlerPods},
+    engine::{
+        pod::{self, ENV_PREFIX, VOLUME_PREFIX, merge_templates, security},
+        rights,
+        spec_hash::fingerprint,
+    },
+};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
@@ -20,18 +29,6 @@ use k8s_openapi::{
         api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
         util::intstr::IntOrString,
-    },
-};
-use kube::Resource;
-
-use super::ServerSettings;
-use crate::{
-    api::{HandlerAddress, HandlerCommand, LABEL_TOOL, Tool, ToolHandler},
-    engine::{
-        names,
-        pod::{self, ENV_PREFIX, VOLUME_PREFIX, merge_templates, security},
-        rights,
-        spec_hash::fingerprint,
     },
 };
 
@@ -57,24 +54,51 @@ const READY_PORT: i32 = 6960;
 
 /// Kubernetes' own default.
 const GRACE_SECONDS: i64 = 30;
-/// What the executor leaves of it to tell the callers of what was cut off.
-const FAREWELL_SECONDS: i64 = 5;
 
-/// The container with the user's program.
-const TOOL_CONTAINER: &str = "tool";
 const EXECUTOR_CONTAINER: &str = "executor";
 
-/// The Deployment of `tool`, all in it decided.
+/// What is to be served, as far as its Deployment goes.
+pub(super) struct Server<'a> {
+    pub(super) manner: &'static Manner,
+    pub(super) pods: &'a HandlerPods,
+    name: &'a str,
+    namespace: &'a str,
+    owner: OwnerReference,
+    at_once: Option<u16>,
+}
+
+impl Server<'_> {
+    /// None if others serve it.
+    pub(super) fn of<K: Served>(served: &K) -> Option<Server<'_>> {
+        let meta = served.meta();
+        Some(Server {
+            manner: &K::MANNER,
+            pods: served.pods()?,
+            // What was read from the API server has a name, a namespace and a UID.
+            name: meta.name.as_deref().unwrap_or_default(),
+            namespace: meta.namespace.as_deref().unwrap_or_default(),
+            owner: OwnerReference {
+                block_owner_deletion: Some(true),
+                ..served.controller_owner_ref(&()).unwrap_or_default()
+            },
+            at_once: served.at_once(),
+        })
+    }
+
+    fn label(&self) -> (String, String) {
+        (self.manner.label.to_owned(), self.name.to_owned())
+    }
+}
+
+/// The Deployment of `server`, all in it decided.
 pub(super) fn deployment(
-    tool: &Tool,
-    handler: &ToolHandler,
+    server: &Server,
     program: Program,
     settings: &ServerSettings,
 ) -> Deployment {
-    let name = tool.metadata.name.clone().unwrap_or_default();
-    let labels = BTreeMap::from([(LABEL_TOOL.to_owned(), name.clone())]);
+    let labels = BTreeMap::from([server.label()]);
     let spec = DeploymentSpec {
-        replicas: handler.replicas.map(i32::from),
+        replicas: server.pods.replicas.map(i32::from),
         selector: LabelSelector {
             match_labels: Some(labels.clone()),
             ..LabelSelector::default()
@@ -87,15 +111,15 @@ pub(super) fn deployment(
                 max_unavailable: Some(IntOrString::Int(0)),
             }),
         }),
-        template: template(tool, handler, program, settings),
+        template: template(server, program, settings),
         ..DeploymentSpec::default()
     };
     let mut wanted = Deployment {
         metadata: ObjectMeta {
-            name: Some(names::tool_server(&name)),
-            namespace: tool.metadata.namespace.clone(),
+            name: Some(server.manner.deployment(server.name)),
+            namespace: Some(server.namespace.to_owned()),
             labels: Some(labels),
-            owner_references: Some(vec![owner(tool)]),
+            owner_references: Some(vec![server.owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: Some(spec),
@@ -111,39 +135,24 @@ fn hash(wanted: &Deployment) -> String {
     fingerprint(&serde_json::to_value(wanted).unwrap_or_default())
 }
 
-fn owner(tool: &Tool) -> OwnerReference {
-    OwnerReference {
-        block_owner_deletion: Some(true),
-        // What was read from the API server has a name and a UID.
-        ..tool.controller_owner_ref(&()).unwrap_or_default()
-    }
-}
-
-fn template(
-    tool: &Tool,
-    handler: &ToolHandler,
-    program: Program,
-    settings: &ServerSettings,
-) -> PodTemplateSpec {
+fn template(server: &Server, program: Program, settings: &ServerSettings) -> PodTemplateSpec {
     let given = merge_templates(
         Some(&settings.pod_template),
         None,
-        handler.pod_template.as_ref(),
+        server.pods.pod_template.as_ref(),
     );
     let metadata = given.metadata.unwrap_or_default();
     let overlay = given.spec.unwrap_or_default();
-    let name = tool.metadata.name.clone().unwrap_or_default();
     let mut labels = metadata.labels;
-    labels.insert(LABEL_TOOL.to_owned(), name);
+    labels.extend([server.label()]);
     let grace = overlay
         .termination_grace_period_seconds
         .unwrap_or(GRACE_SECONDS);
     let serving = Serving {
-        tool,
-        handler,
+        server,
         program,
         settings,
-        grace: (grace - FAREWELL_SECONDS).max(1),
+        grace: (grace - server.manner.farewell).max(1),
     };
     let mut annotations = metadata.annotations;
     let ca = settings.nats_ca.clone();
@@ -163,11 +172,10 @@ fn template(
 }
 
 struct Serving<'a> {
-    tool: &'a Tool,
-    handler: &'a ToolHandler,
+    server: &'a Server<'a>,
     program: Program<'a>,
     settings: &'a ServerSettings,
-    /// How long calls under way may go on after SIGTERM, in seconds.
+    /// How long what is under way may go on after SIGTERM, in seconds.
     grace: i64,
 }
 
@@ -180,9 +188,9 @@ pub(super) enum Program<'a> {
 }
 
 impl Program<'_> {
-    /// What a handler names, if it is one thing.
-    pub(super) fn of(handler: &ToolHandler) -> Option<Program<'_>> {
-        match (&handler.exec, &handler.stdio, &handler.http) {
+    /// What is named for the pods, if it is one thing.
+    pub(super) fn of(pods: &HandlerPods) -> Option<Program<'_>> {
+        match (&pods.exec, &pods.stdio, &pods.http) {
             (Some(exec), None, None) => Some(Program::Command("--exec", exec)),
             (None, Some(stdio), None) => Some(Program::Command("--stdio", stdio)),
             (None, None, Some(http)) => Some(Program::Http(http)),
@@ -201,7 +209,7 @@ impl Serving<'_> {
                 Container {
                     volume_mounts: Some(mounts),
                     // It is over before the user's container starts, which needs them anyway.
-                    resources: self.handler.container.resources.clone(),
+                    resources: self.server.pods.container.resources.clone(),
                     ..self.executor(command.map(str::to_owned).to_vec())
                 }
             }
@@ -219,9 +227,9 @@ impl Serving<'_> {
     }
 
     fn user(&self) -> Container {
-        let given = self.handler.container.clone();
+        let given = self.server.pods.container.clone();
         Container {
-            name: TOOL_CONTAINER.to_owned(),
+            name: self.server.manner.container.to_owned(),
             security_context: Some(security::container(
                 given.security_context.clone(),
                 &self.settings.pods,
@@ -257,10 +265,10 @@ impl Serving<'_> {
     }
 
     fn serve(&self, executor: &str) -> Vec<String> {
-        let name = self.tool.metadata.name.as_deref().unwrap_or_default();
-        [executor, "tool", "serve", name]
-            .map(str::to_owned)
-            .to_vec()
+        let command = self.server.manner.command.iter().copied();
+        let words = [executor].into_iter().chain(command);
+        let words = words.chain([self.server.name]);
+        words.map(str::to_owned).collect()
     }
 
     /// A container of the executor's own image.
@@ -292,25 +300,17 @@ impl Serving<'_> {
 
     /// Ours, then the user's, none of which has a name of ours.
     fn environment(&self, given: Vec<EnvVar>) -> Vec<EnvVar> {
-        let settings = self.settings;
-        let namespace = self.tool.metadata.namespace.clone().unwrap_or_default();
+        let (settings, server) = (self.settings, self.server);
         let mut ours = vec![
-            variable("COMPOZY_NAMESPACE", namespace),
+            variable("COMPOZY_NAMESPACE", server.namespace.to_owned()),
             variable("COMPOZY_NATS_URL", settings.nats_url.clone()),
             variable("COMPOZY_NATS_PREFIX", settings.nats_prefix.clone()),
-            EnvVar {
-                name: "COMPOZY_POD_UID".to_owned(),
-                value: None,
-                value_from: Some(EnvVarSource {
-                    field_ref: Some(field("metadata.uid".to_owned())),
-                    ..EnvVarSource::default()
-                }),
-            },
+            variable_from("COMPOZY_POD_UID", "metadata.uid"),
             variable(
                 "COMPOZY_NATS_INBOX_PREFIX",
                 rights::inbox_prefix("$(COMPOZY_POD_UID)"),
             ),
-            variable("COMPOZY_TOOL_GRACE", format!("{}s", self.grace)),
+            variable(server.manner.grace, format!("{}s", self.grace)),
             variable("COMPOZY_READY_PORT", READY_PORT.to_string()),
         ];
         if settings.vouched_for {
@@ -319,12 +319,11 @@ impl Serving<'_> {
         if settings.nats_ca.is_some() {
             ours.push(variable("COMPOZY_NATS_CA_FILE", CA_FILE.to_owned()));
         }
-        if let Some(concurrency) = self.handler.concurrency {
-            ours.push(variable(
-                "COMPOZY_TOOL_CONCURRENCY",
-                concurrency.to_string(),
-            ));
+        if let Some(at_once) = server.at_once {
+            ours.push(variable(server.manner.at_once, at_once.to_string()));
         }
+        let pod = server.manner.pod;
+        ours.extend(pod.map(|name| variable_from(name, "metadata.name")));
         let given = given.into_iter();
         ours.extend(given.filter(|variable| !variable.name.starts_with(ENV_PREFIX)));
         ours
@@ -440,5 +439,16 @@ fn variable(name: &str, value: String) -> EnvVar {
         name: name.to_owned(),
         value: Some(value),
         value_from: None,
+    }
+}
+
+fn variable_from(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(field(path.to_owned())),
+            ..EnvVarSource::default()
+        }),
     }
 }

@@ -1,0 +1,176 @@
+"""Warm pools: tasks that a worker takes which is there already, and whatever may happen to a worker."""
+
+import time
+
+import pytest
+
+from harness.events import by_object, whole_run
+from harness.manifests import pool, pooled, retry, workflow
+
+# Each doubles the number `n`.
+PROGRAM = r"""
+n=$(sed 's/.*"n":\([0-9]*\).*/\1/')
+echo "{\"n\": $((2 * n))}"
+"""
+PROCESS = r"""
+while read -r line; do
+  id=$(printf %s "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  n=$(printf %s "$line" | sed 's/.*"n":\([0-9]*\).*/\1/')
+  echo "{\"id\": \"$id\", \"output\": {\"n\": $((2 * n))}}"
+done
+"""
+# Notes who works on what, then takes its time.
+SLOW = 'echo "$COMPOZY_TASK_EXEC_ID $COMPOZY_ATTEMPT" >>"$LOG"; sleep "$TIME"; echo "done $COMPOZY_ATTEMPT" >>"$LOG"; echo "{}"'
+
+
+def script(text):
+    """A handler's command."""
+    return {"command": ["sh", "-c", text]}
+
+
+def waits_for(namespace, task, reason):
+    """What a task execution says of why it waits, once it is for this reason."""
+    executions = namespace.watch("te")
+    found = executions.one(
+        lambda te: te["spec"]["task"] == task and te.get("status", {}).get("reason") == reason, what=reason
+    )
+    return found["status"]["message"]
+
+
+def begins(lines, count=1, timeout=40):
+    """Waits until this file has so many lines."""
+    until = time.monotonic() + timeout
+    while not (lines.exists() and len(lines.read_text().splitlines()) >= count):
+        assert time.monotonic() < until, f"waited in vain for line {count} of {lines}"
+        time.sleep(0.05)
+    return lines.read_text().splitlines()
+
+
+@pytest.fixture
+def slow(namespace, worker, tmp_path):
+    """Workers of the pool `slow`, whose handler notes what it works on: `slow(name, seconds)`. The pool has no others."""
+    namespace.create(pool("slow", exec=script("true"), replicas=0))
+    log = tmp_path / "log"
+
+    def begin(name, seconds):
+        words = SLOW.replace("$LOG", str(log)).replace("$TIME", str(seconds))
+        return worker("slow", "--exec", "--", "sh", "-c", words, name=name)
+
+    begin.log = log
+    return begin
+
+
+@pytest.mark.parametrize("kind, text", [("exec", PROGRAM), ("stdio", PROCESS)])
+def test_the_workers_of_a_pool_run_its_tasks_without_pods_of_their_own(namespace, subscriber, kind, text):
+    namespace.create(pool("double", **{kind: script(text)}))
+    namespace.wait("--for=condition=Ready", "executorpool/double")
+    chain = [
+        pooled("once", "double", **{"with": {"n": 4}}),
+        pooled("twice", "double", dependsOn=["once"], **{"with": {"n": "${{ tasks.once.outputs.n }}"}}),
+    ]
+    namespace.create(workflow("chain", *chain, outputs={"n": "${{ tasks.twice.outputs.n }}"}))
+    assert namespace.succeeded("chain")["status"]["outputs"] == {"n": 16}
+    assert namespace.pods("chain") == []
+    execution = namespace.executions("chain")["once"]
+    assert execution["status"]["executor"].startswith("pool/double/compozy-pool-double-")
+    uid = execution["metadata"]["uid"]
+    messages = by_object(whole_run(namespace, subscriber, "chain"))[uid]
+    assert [message.event for message in messages] == ["scheduled", "started", "completed"]
+    head, row = namespace.kubectl("get", "executorpools").splitlines()
+    assert head.split()[:2] == ["NAME", "READY"] and row.split()[:2] == ["double", "True"]
+
+
+def test_a_task_waits_visibly_for_its_pool_and_then_for_a_worker(namespace):
+    namespace.create(workflow("early", pooled("once", "double", **{"with": {"n": 4}})))
+    assert "kubectl apply" in waits_for(namespace, "once", "PoolMissing")
+    namespace.create(pool("double", exec=script(PROGRAM), replicas=0))
+    assert "kubectl describe executorpool double" in waits_for(namespace, "once", "NoWorkers")
+    namespace.patch("executorpool", "double", {"spec": {"replicas": 1}})
+    namespace.succeeded("early")
+
+
+def test_a_handlers_error_is_the_tasks_and_is_tried_again_as_the_task_says(namespace):
+    fails = 'echo "{\\"error\\": {\\"code\\": \\"NO_MONEY\\", \\"message\\": \\"try $COMPOZY_ATTEMPT\\"}}"; exit 1'
+    namespace.create(pool("fails", exec=script(fails)))
+    tasks = [pooled("pay", "fails", retry=retry(2)), pooled("late", "fails", timeout="1s")]
+    namespace.create(workflow("order", *tasks, failurePolicy="Complete"))
+    namespace.failed("order")
+    status = namespace.executions("order")["pay"]["status"]
+    assert (status["error"]["code"], status["error"]["message"]) == ("NO_MONEY", "try 2")
+    assert [attempt["class"] for attempt in status["attempts"]] == ["Application"] * 2
+
+
+def test_a_task_that_takes_too_long_is_ended_by_its_worker(namespace, slow):
+    slow("w1", 600)
+    namespace.create(workflow("long", pooled("nap", "slow", timeout="1s")))
+    assert namespace.failed("long")["details"]["task_error"]["code"] == "TIMEOUT"
+
+
+def test_a_killed_worker_costs_the_task_no_try_of_its_own(namespace, slow):
+    first = slow("w1", 600)
+    namespace.create(workflow("killed", pooled("nap", "slow")))
+    begins(slow.log)
+    first.kill()
+    slow("w2", 0)
+    namespace.succeeded("killed", timeout=90)
+    [lost, good] = namespace.executions("killed")["nap"]["status"]["attempts"]
+    assert (lost["class"], lost["reason"], lost["executor"]) == ("Infrastructure", "WORKER_LOST", "pool/slow/w1")
+    assert (good["reason"], good["executor"]) == ("Completed", "pool/slow/w2")
+
+
+def test_a_worker_that_was_frozen_past_its_lease_ends_what_it_has_lost_and_is_not_heard(namespace, slow):
+    frozen = slow("w1", 20)
+    namespace.create(workflow("frozen", pooled("nap", "slow")))
+    [line] = begins(slow.log)
+    uid = line.split()[0]
+    frozen.freeze()
+    slow("w2", 0)
+    namespace.succeeded("frozen", timeout=90)
+    frozen.thaw()
+    assert frozen.end() in (0, 1)
+    assert slow.log.read_text().splitlines() == [f"{uid} 1", f"{uid} 2", "done 2"]
+    status = namespace.executions("frozen")["nap"]["status"]
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["WORKER_LOST", "Completed"]
+
+
+def test_a_worker_that_is_asked_to_end_finishes_what_it_has(namespace, slow):
+    first = slow("w1", 3)
+    namespace.create(workflow("asked", pooled("nap", "slow"), pooled("next", "slow")))
+    begins(slow.log)
+    assert first.end() == 0
+    slow("w2", 0)
+    namespace.succeeded("asked", timeout=90)
+    for execution in namespace.executions("asked").values():
+        assert [attempt["reason"] for attempt in execution["status"]["attempts"]] == ["Completed"]
+
+
+def test_a_cancelled_run_ends_what_a_worker_has_and_takes_back_the_rest(namespace, slow):
+    slow("w1", 600)
+    namespace.create(workflow("cancelled", pooled("runs", "slow"), pooled("waits", "slow")))
+    begins(slow.log)
+    namespace.patch("cw", "cancelled", {"spec": {"cancel": {"reason": "enough"}}})
+    assert namespace.finished("cancelled", timeout=40)["status"]["phase"] == "Cancelled"
+    phases = {name: te["status"]["phase"] for name, te in namespace.executions("cancelled").items()}
+    assert phases == {"runs": "Cancelled", "waits": "Cancelled"}
+    namespace.create(workflow("after", pooled("nap", "slow", timeout="1s")))
+    assert namespace.failed("after")["details"]["task_error"]["code"] == "TIMEOUT"
+    assert len(slow.log.read_text().splitlines()) == 2, "what was taken back never began"
+
+
+@pytest.mark.timeout(240)
+def test_a_pool_that_is_rolled_out_anew_under_load_fails_no_task_and_runs_none_twice_to_its_end(namespace):
+    says = script('sleep 0.2; echo "{\\"version\\": \\"$VERSION\\"}"')
+    container = {"env": [{"name": "VERSION", "value": "one"}]}
+    namespace.create(pool("greet", container, exec=says, slots=4, replicas=2))
+    namespace.wait("--for=condition=Ready", "executorpool/greet")
+    executions = namespace.watch("te")
+    each = pooled("ask", "greet", forEach={"items": list(range(150)), "maxParallel": 16})
+    namespace.create(workflow("spanning", each, outputs={"all": "${{ tasks.ask.outputs }}"}))
+    executions.one(lambda te: te.get("status", {}).get("phase") == "Succeeded", what="a task that ended")
+    container = {"image": "busybox:1.36", "env": [{"name": "VERSION", "value": "two"}]}
+    namespace.patch("executorpool", "greet", {"spec": {"container": container}})
+    outputs = namespace.succeeded("spanning", timeout=150)["status"]["outputs"]["all"]
+    assert {one["version"] for one in outputs} == {"one", "two"} and len(outputs) == 150
+    for te in namespace.get("te"):
+        reasons = [attempt["reason"] for attempt in te["status"]["attempts"]]
+        assert reasons.count("Completed") == 1 and set(reasons) <= {"Completed", "WORKER_LOST"}, te["status"]
