@@ -83,6 +83,7 @@ classes! {
     WorkerTellsLate: "pools: who stood still goes on with what it has lost",
     WorkerHandsBack: "pools: a worker is replaced and hands back what it has",
     WorkersAway: "pools: no worker for a while",
+    PodTakenUnseen: "others: a pod is taken away while no watch is open, and their history is compacted",
 }
 
 /// What tells the chance of the classes that came later from that of everything else.
@@ -108,7 +109,9 @@ impl Faults {
             .iter()
             .map(|class| {
                 let (dice, one_in) = match class {
-                    Class::Overloaded | Class::BusBehind => (&mut dice_of_later, 8),
+                    Class::Overloaded | Class::BusBehind | Class::PodTakenUnseen => {
+                        (&mut dice_of_later, 8)
+                    }
                     Class::ToolAnswerMissed => (&mut dice_of_later, 3),
                     class if *class > Class::ToolAnswerMissed => (&mut dice_of_later, 2),
                     _ => (&mut dice, 3),

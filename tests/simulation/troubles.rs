@@ -45,6 +45,7 @@ const TROUBLES: &[Class] = &[
     Class::BusFull,
     Class::Overloaded,
     Class::BusBehind,
+    Class::PodTakenUnseen,
 ];
 
 /// After so many milliseconds of quiet users end what has not ended by itself.
@@ -156,6 +157,10 @@ impl World {
             Class::WatchGone => {
                 self.cut_watches(true);
                 true
+            }
+            Class::PodTakenUnseen => {
+                self.cut_watches(true);
+                self.take(Kind::Pod, true)
             }
             Class::WatchRepeats => {
                 self.repeat_events();
