@@ -117,6 +117,7 @@ impl World {
         self.say("nats", &line);
         if result.as_ref().is_ok_and(|ack| !ack.duplicate) {
             self.laws.stored(message, self.now());
+            self.may_fall_behind();
         }
         if self.disturbed_after_message(process) {
             return Err(PublishError::Timeout);

@@ -44,7 +44,6 @@ const TROUBLES: &[Class] = &[
     Class::BusRetired,
     Class::BusFull,
     Class::Overloaded,
-    Class::BusBehind,
     Class::PodTakenUnseen,
 ];
 
@@ -359,7 +358,6 @@ impl World {
                 self.forget_answers();
                 self.power_fails();
             }
-            Class::BusBehind if there && self.bus.clustered => self.bus.lose_end(count),
             Class::BusRetired if there => {
                 self.bus.retire(count);
                 let left = self.left_in_stream();
@@ -371,13 +369,30 @@ impl World {
         let left = self.left_in_stream();
         let now = self.now();
         self.laws.stream_lost(&left, now);
-        // Where another one of the servers leads no connection breaks, so nobody is told.
-        if class == Class::BusBehind {
-            return true;
-        }
         // It was a restart of the server.
         self.forget_pools();
         self.for_a_while(300, World::set_away)
+    }
+
+    /// A message is stored. A server that does not have it yet may lead soon: what is not there any more nobody is told
+    /// of, for no connection breaks.
+    pub fn may_fall_behind(&mut self) {
+        if !self.bus.clustered || !self.faults.strikes(Class::BusBehind, 0.05) {
+            return;
+        }
+        let (wait, count) = (
+            self.faults.dice.u64(300..3000),
+            self.faults.dice.usize(1..4),
+        );
+        self.later(wait, move |world| {
+            if !world.faults.are_on() {
+                return;
+            }
+            world.say("fault", "BusBehind");
+            world.bus.lose_end(count);
+            let (left, now) = (world.left_in_stream(), world.now());
+            world.laws.stream_lost(&left, now);
+        });
     }
 
     /// NATS cannot be reached, or can again.
