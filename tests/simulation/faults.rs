@@ -84,6 +84,7 @@ classes! {
     WorkerHandsBack: "pools: a worker is replaced and hands back what it has",
     WorkersAway: "pools: no worker for a while",
     PodTakenUnseen: "others: a pod is taken away while no watch is open, and their history is compacted",
+    PoolRemovalSlow: "pools: that a command was taken out is heard seconds later",
 }
 
 /// What tells the chance of the classes that came later from that of everything else.

@@ -1,5 +1,7 @@
 //! The operator's way to pools: its questions, and what it hears.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use compozy::{
@@ -140,6 +142,14 @@ impl World {
         Ok(stored.sequence)
     }
 
+    /// After how many milliseconds more it is heard that a command was taken out. The queue goes on meanwhile.
+    fn hears_of_removal_after(&mut self) -> u64 {
+        match self.faults.strikes(Class::PoolRemovalSlow, 0.3) {
+            true => self.faults.dice.u64(500..4000),
+            false => 0,
+        }
+    }
+
     /// Who looks whether a command was sent stands still, for longer than its lease: nothing else happens often enough
     /// just then.
     fn may_oversleep_command(&mut self, at: &Place) {
@@ -269,13 +279,15 @@ impl Pools for SimBus {
 
     async fn remove(&self, at: &Place) -> Result<(), BusError> {
         let at = at.clone();
-        let asked = self.ask(move |world| {
+        let asked = self.ask(move |world| -> Result<u64, BusError> {
             world.answers_for_pools()?;
             world.say("nats", &format!("the command {at} is taken out"));
             world.pools.server.remove(&at);
-            Ok(())
+            Ok(world.hears_of_removal_after())
         });
-        asked.await.answer()?
+        let late = asked.await.answer()??;
+        tokio::time::sleep(Duration::from_millis(late)).await;
+        Ok(())
     }
 
     async fn order(&self, at: &Place, order: Order) -> Result<(), BusError> {
