@@ -52,6 +52,10 @@ const TIMED: &[(&str, &str)] = &[
         "the pod, before the cancel",
     ),
     ("cancel-without-a-node", "the pod, before the cancel"),
+    (
+        "cancelled-while-suspended",
+        "the suspension, before the cancel",
+    ),
     ("deadline-in-a-pause", "the failure, before the deadline"),
     (
         "deadline-stands-still-while-suspended",
@@ -74,6 +78,10 @@ const TIMED: &[(&str, &str)] = &[
     ),
     ("pod-vanished", "the pod's start, before it vanishes"),
     ("run-timeout", "the start, before the timeout"),
+    (
+        "run-timeout-on-a-node-that-does-not-answer",
+        "the start, before the timeout",
+    ),
     (
         "run-timeout-stands-still-while-suspended",
         "the start, before the timeout",
