@@ -67,8 +67,8 @@ pub struct PoolRef {
     )]
     pub name: String,
     /// Which of the pool's functions is meant: its program is told. For pools that can do more than
-    /// one thing.
+    /// one thing. No spaces: programs are told in their environment, web servers in a header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[!-~]+$"))]
     pub handler: Option<String>,
 }

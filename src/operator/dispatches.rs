@@ -15,7 +15,10 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use kube::ResourceExt;
-use tokio::time::{Instant, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval},
+};
 use tracing::{debug, warn};
 
 use self::known::{Known, Settled};
@@ -50,6 +53,8 @@ pub struct Dispatches {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
+    /// There is a pool, or a task for one.
+    wanted: watch::Sender<bool>,
 }
 
 impl Dispatches {
@@ -66,11 +71,15 @@ impl Dispatches {
             hub,
             clock,
             known: Mutex::default(),
+            wanted: watch::Sender::new(false),
         }
     }
 
-    /// Hears the workers, for ever.
+    /// Hears the workers, for ever. The streams of pools keep room in NATS, which events may need: so there are none before
+    /// there is a pool.
     pub async fn run(&self) {
+        // It fails when there is nobody any more to want it.
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
         let mut sweep = interval(SWEEP_EVERY);
         let mut why_not = String::new();
         loop {
@@ -119,6 +128,7 @@ impl Dispatches {
     /// Makes the queue of a pool, so that its workers have something to pull from before there is a task. Returns when to
     /// try again what could not be done.
     pub async fn prepare(&self, pool: &Key) -> Option<Instant> {
+        self.wanted.send_replace(true);
         let prepared = self.pools.prepare(&pool.0, &pool.1).await;
         let error = prepared.err()?;
         debug!(%error, "the queue of a pool cannot be made");
@@ -171,6 +181,7 @@ impl Dispatches {
 
     /// What is known of a task execution's current attempt. What was heard of earlier ones is over.
     pub async fn view(&self, execution: &TaskExecution) -> PoolView {
+        self.wanted.send_replace(true);
         let at = place(execution);
         let fresh = at.attempt == 1 && self.hub.fresh.take(&at.task_exec_id);
         let (view, settled) = {

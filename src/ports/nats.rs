@@ -75,8 +75,14 @@ impl NatsBus {
 
     /// Warm pools over the same connection.
     pub fn pools(&self) -> NatsPools {
-        let (connection, prefix) = (self.connection.clone(), &self.prefix);
-        NatsPools::new(connection, prefix, self.replicas, self.manage_streams)
+        let (connection, events) = (self.connection.clone(), self.events.clone());
+        let Self {
+            prefix,
+            replicas,
+            manage_streams,
+            ..
+        } = self;
+        NatsPools::new(connection, events, prefix, *replicas, *manage_streams)
     }
 
     /// Questions of the servers about whoever connects, over the same connection.

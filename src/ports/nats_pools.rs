@@ -26,6 +26,7 @@ pub struct NatsPools {
     connection: Connection,
     prefix: String,
     subjects: PoolSubjects,
+    events: Stream,
     queue: Stream,
     reports: Stream,
     advisories: Stream,
@@ -37,6 +38,7 @@ pub struct NatsPools {
 impl NatsPools {
     pub(super) fn new(
         connection: Connection,
+        events: Stream,
         prefix: &str,
         replicas: usize,
         manage_streams: bool,
@@ -53,6 +55,7 @@ impl NatsPools {
                 pools::advisories_config(prefix, replicas),
             ),
             connection,
+            events,
             subjects: PoolSubjects::new(prefix),
             prefix: prefix.to_owned(),
             manage_streams,
@@ -165,7 +168,8 @@ impl Pools for NatsPools {
     async fn open(&self) -> Result<BoxStream<'static, PoolNews>, BusError> {
         let mut lost = self.connection.losses();
         self.ensured().clear();
-        for stream in [&self.queue, &self.reports, &self.advisories] {
+        // Where there is little room, what is told of runs has it first.
+        for stream in [&self.events, &self.queue, &self.reports, &self.advisories] {
             stream.ensure(self.manage_streams).await?;
         }
         let reports = self.hear(&self.reports).await?;

@@ -230,3 +230,14 @@ async fn the_news_end_with_the_connection() {
     let end = tokio::time::timeout(PATIENCE, news.next()).await;
     assert_eq!(end, Ok(None));
 }
+
+#[tokio::test]
+async fn where_there_is_room_for_little_events_have_it_before_pools() {
+    let mut server = NatsServer::stopped("");
+    server.set_room(Some(1 << 30));
+    server.run();
+    let bus = server.bus(server.options()).await;
+    let opened = bus.pools().open().await;
+    assert!(opened.is_err_and(|error| error.to_string().contains("insufficient storage")));
+    bus.ensure_streams().await.unwrap();
+}
