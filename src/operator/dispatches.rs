@@ -15,10 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use kube::ResourceExt;
-use tokio::{
-    sync::watch,
-    time::{Instant, interval},
-};
+use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
 
 use self::known::{Known, Settled};
@@ -53,8 +50,6 @@ pub struct Dispatches {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
-    /// There is a pool, or a task for one.
-    wanted: watch::Sender<bool>,
 }
 
 impl Dispatches {
@@ -71,15 +66,11 @@ impl Dispatches {
             hub,
             clock,
             known: Mutex::default(),
-            wanted: watch::Sender::new(false),
         }
     }
 
-    /// Hears the workers, for ever. The streams of pools keep room in NATS, which events may need: so there are none before
-    /// there is a pool.
+    /// Hears the workers, for ever.
     pub async fn run(&self) {
-        // It fails when there is nobody any more to want it.
-        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
         let mut sweep = interval(SWEEP_EVERY);
         let mut why_not = String::new();
         loop {
@@ -128,7 +119,6 @@ impl Dispatches {
     /// Makes the queue of a pool, so that its workers have something to pull from before there is a task. Returns when to
     /// try again what could not be done.
     pub async fn prepare(&self, pool: &Key) -> Option<Instant> {
-        self.wanted.send_replace(true);
         let prepared = self.pools.prepare(&pool.0, &pool.1).await;
         let error = prepared.err()?;
         debug!(%error, "the queue of a pool cannot be made");
@@ -181,7 +171,6 @@ impl Dispatches {
 
     /// What is known of a task execution's current attempt. What was heard of earlier ones is over.
     pub async fn view(&self, execution: &TaskExecution) -> PoolView {
-        self.wanted.send_replace(true);
         let at = place(execution);
         let fresh = at.attempt == 1 && self.hub.fresh.take(&at.task_exec_id);
         let (view, settled) = {
