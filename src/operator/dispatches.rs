@@ -147,8 +147,7 @@ impl Dispatches {
         Ok(())
     }
 
-    /// What is over needs no place and is not told again. What cannot be done now is done when it is heard again: as long
-    /// as it is in the queue, that it was lost stays unacknowledged.
+    /// What is over needs no place and is not told again. What cannot be done now is done with the next sweep.
     async fn settle(&self, settled: Settled) {
         for place in &settled.stale {
             let _ = self.pools.order(place, Order::Stale).await;
@@ -156,7 +155,7 @@ impl Dispatches {
         for place in &settled.remove {
             if let Err(error) = self.pools.remove(place).await {
                 debug!(%place, %error, "what no worker takes stays in the queue for now");
-                return;
+                return self.lock().settle_later(settled);
             }
         }
         for receipt in &settled.acknowledge {
@@ -165,7 +164,10 @@ impl Dispatches {
     }
 
     async fn sweep(&self) {
-        let settled = self.lock().drop_unasked(self.now(), UNASKED);
+        let now = self.now();
+        let unsettled = self.lock().unsettled();
+        self.settle(unsettled).await;
+        let settled = self.lock().drop_unasked(now, UNASKED);
         self.settle(settled).await;
     }
 

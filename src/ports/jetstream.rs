@@ -60,11 +60,6 @@ pub(super) fn events_name(prefix: &str) -> String {
     stream_name(prefix, "EVENTS")
 }
 
-/// The name of the stream of commands for pools under a subject prefix.
-pub(super) fn pools_name(prefix: &str) -> String {
-    stream_name(prefix, "POOLS")
-}
-
 /// The name of the stream of tools' answers under a subject prefix.
 pub(super) fn results_name(prefix: &str) -> String {
     stream_name(prefix, "RESULTS")

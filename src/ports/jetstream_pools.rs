@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    jetstream::{config, nanos, pools_name, stream_name},
+    jetstream::{config, nanos, stream_name},
     pools::{Delivered, Place},
 };
 use crate::protocol::pool::{LEASE, PoolSubjects, TaskReport};
@@ -40,8 +40,13 @@ pub(super) fn advisories_name(prefix: &str) -> String {
 
 /// The stream of commands. Nothing in it makes place for what comes: an attempt would be lost unseen.
 pub(super) fn queue_config(prefix: &str, replicas: usize) -> Map<String, Value> {
-    let subject = PoolSubjects::new(prefix).commands();
-    work_queue(pools_name(prefix), subject, QUEUE_BYTES, replicas)
+    let subjects = PoolSubjects::new(prefix);
+    work_queue(
+        subjects.stream(),
+        subjects.commands(),
+        QUEUE_BYTES,
+        replicas,
+    )
 }
 
 /// The stream of reports.
@@ -52,7 +57,7 @@ pub(super) fn reports_config(prefix: &str, replicas: usize) -> Map<String, Value
 
 /// The stream of what the server says when a delivery was lost: it says so once.
 pub(super) fn advisories_config(prefix: &str, replicas: usize) -> Map<String, Value> {
-    let queue = pools_name(prefix);
+    let queue = PoolSubjects::new(prefix).stream();
     let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{queue}.*");
     work_queue(advisories_name(prefix), subject, ADVISORIES_BYTES, replicas)
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 
 use super::bus::{BusError, Message, PublishError};
-use super::jetstream::{pools_name, publish_answer, publish_headers};
+use super::jetstream::{publish_answer, publish_headers};
 use super::jetstream_pools::{self as pools, Advisory, ConsumerInfo, OPERATOR};
 use super::nats::{Stream, ask, unavailable};
 use super::nats_connection::Connection;
@@ -44,8 +44,9 @@ impl NatsPools {
         manage_streams: bool,
     ) -> Self {
         let stream = |name, config| Stream::new(connection.clone(), name, config);
+        let subjects = PoolSubjects::new(prefix);
         Self {
-            queue: stream(pools_name(prefix), pools::queue_config(prefix, replicas)),
+            queue: stream(subjects.stream(), pools::queue_config(prefix, replicas)),
             reports: stream(
                 pools::reports_name(prefix),
                 pools::reports_config(prefix, replicas),
@@ -56,7 +57,7 @@ impl NatsPools {
             ),
             connection,
             events,
-            subjects: PoolSubjects::new(prefix),
+            subjects,
             prefix: prefix.to_owned(),
             manage_streams,
             ensured: Arc::default(),

@@ -50,16 +50,13 @@ impl NatsWorker {
         namespace: &str,
         pool: &str,
     ) -> Result<Self, BusError> {
-        let (stream, consumer) = (
-            jetstream::pools_name(prefix),
-            PoolSubjects::consumer(namespace, pool),
-        );
+        let subjects = PoolSubjects::new(prefix);
         Ok(Self {
             connection: Connection::open(options).await?,
-            subjects: PoolSubjects::new(prefix),
+            next: subjects.pull(namespace, pool),
+            subjects,
             namespace: namespace.to_owned(),
             pool: pool.to_owned(),
-            next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
         })
     }
 

@@ -5,27 +5,10 @@ import time
 import pytest
 
 from harness.events import by_object, whole_run
-from harness.manifests import pool, pooled, retry, workflow
+from harness.manifests import DOUBLING_PROCESS, DOUBLING_PROGRAM, pool, pooled, retry, shell, workflow
 
-# Each doubles the number `n`.
-PROGRAM = r"""
-n=$(sed 's/.*"n":\([0-9]*\).*/\1/')
-echo "{\"n\": $((2 * n))}"
-"""
-PROCESS = r"""
-while read -r line; do
-  id=$(printf %s "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
-  n=$(printf %s "$line" | sed 's/.*"n":\([0-9]*\).*/\1/')
-  echo "{\"id\": \"$id\", \"output\": {\"n\": $((2 * n))}}"
-done
-"""
 # Notes who works on what, then takes its time.
 SLOW = 'echo "$COMPOZY_TASK_EXEC_ID $COMPOZY_ATTEMPT" >>"$LOG"; sleep "$TIME"; echo "done $COMPOZY_ATTEMPT" >>"$LOG"; echo "{}"'
-
-
-def script(text):
-    """A handler's command."""
-    return {"command": ["sh", "-c", text]}
 
 
 def waits_for(namespace, task, reason):
@@ -49,7 +32,7 @@ def begins(lines, count=1, timeout=40):
 @pytest.fixture
 def slow(namespace, worker, tmp_path):
     """Workers of the pool `slow`, whose handler notes what it works on: `slow(name, seconds)`. The pool has no others."""
-    namespace.create(pool("slow", exec=script("true"), replicas=0))
+    namespace.create(pool("slow", exec=shell("true"), replicas=0))
     log = tmp_path / "log"
 
     def begin(name, seconds):
@@ -60,9 +43,9 @@ def slow(namespace, worker, tmp_path):
     return begin
 
 
-@pytest.mark.parametrize("kind, text", [("exec", PROGRAM), ("stdio", PROCESS)])
+@pytest.mark.parametrize("kind, text", [("exec", DOUBLING_PROGRAM), ("stdio", DOUBLING_PROCESS)])
 def test_the_workers_of_a_pool_run_its_tasks_without_pods_of_their_own(namespace, subscriber, kind, text):
-    namespace.create(pool("double", **{kind: script(text)}))
+    namespace.create(pool("double", **{kind: shell(text)}))
     namespace.wait("--for=condition=Ready", "executorpool/double")
     chain = [
         pooled("once", "double", **{"with": {"n": 4}}),
@@ -83,7 +66,7 @@ def test_the_workers_of_a_pool_run_its_tasks_without_pods_of_their_own(namespace
 def test_a_task_waits_visibly_for_its_pool_and_then_for_a_worker(namespace):
     namespace.create(workflow("early", pooled("once", "double", **{"with": {"n": 4}})))
     assert "kubectl apply" in waits_for(namespace, "once", "PoolMissing")
-    namespace.create(pool("double", exec=script(PROGRAM), replicas=0))
+    namespace.create(pool("double", exec=shell(DOUBLING_PROGRAM), replicas=0))
     assert "kubectl describe executorpool double" in waits_for(namespace, "once", "NoWorkers")
     namespace.patch("executorpool", "double", {"spec": {"replicas": 1}})
     namespace.succeeded("early")
@@ -91,7 +74,7 @@ def test_a_task_waits_visibly_for_its_pool_and_then_for_a_worker(namespace):
 
 def test_a_handlers_error_is_the_tasks_and_is_tried_again_as_the_task_says(namespace):
     fails = 'echo "{\\"error\\": {\\"code\\": \\"NO_MONEY\\", \\"message\\": \\"try $COMPOZY_ATTEMPT\\"}}"; exit 1'
-    namespace.create(pool("fails", exec=script(fails)))
+    namespace.create(pool("fails", exec=shell(fails)))
     tasks = [pooled("pay", "fails", retry=retry(2)), pooled("late", "fails", timeout="1s")]
     namespace.create(workflow("order", *tasks, failurePolicy="Complete"))
     namespace.failed("order")
@@ -159,7 +142,7 @@ def test_a_cancelled_run_ends_what_a_worker_has_and_takes_back_the_rest(namespac
 
 @pytest.mark.timeout(240)
 def test_a_pool_that_is_rolled_out_anew_under_load_fails_no_task_and_runs_none_twice_to_its_end(namespace):
-    says = script('sleep 0.2; echo "{\\"version\\": \\"$VERSION\\"}"')
+    says = shell('sleep 0.2; echo "{\\"version\\": \\"$VERSION\\"}"')
     container = {"env": [{"name": "VERSION", "value": "one"}]}
     namespace.create(pool("greet", container, exec=says, slots=4, replicas=2))
     namespace.wait("--for=condition=Ready", "executorpool/greet")

@@ -7,21 +7,9 @@ import nats
 import pytest
 
 from harness import cluster, installation, nats_server
-from harness.manifests import IMAGE, call, env, handled, workflow
+from harness.manifests import DOUBLING_PROCESS, DOUBLING_PROGRAM, IMAGE, call, env, handled, shell, workflow
 from harness.nats_client import NatsClient
 
-# Each doubles the number `n`.
-PROGRAM = r"""
-n=$(sed 's/.*"n":\([0-9]*\).*/\1/')
-echo "{\"n\": $((2 * n))}"
-"""
-PROCESS = r"""
-while read -r line; do
-  id=$(printf %s "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
-  n=$(printf %s "$line" | sed 's/.*"n":\([0-9]*\).*/\1/')
-  echo "{\"id\": \"$id\", \"output\": {\"n\": $((2 * n))}}"
-done
-"""
 CGI = r"""#!/bin/sh
 n=$(head -c "$CONTENT_LENGTH" | sed 's/.*"n":\([0-9]*\).*/\1/')
 printf 'Content-Type: application/json\r\n\r\n{"n": %d}' $((2 * n))
@@ -30,18 +18,13 @@ printf 'Content-Type: application/json\r\n\r\n{"n": %d}' $((2 * n))
 WEB_SERVER = "trap 'exit 0' TERM; httpd -f -p 8000 -h /www & wait"
 
 
-def script(text):
-    """A handler's command."""
-    return {"command": ["sh", "-c", text]}
-
-
 HANDLERS = {
-    "exec": handled("double", exec=script(PROGRAM)),
-    "stdio": handled("double", stdio=script(PROCESS)),
+    "exec": handled("double", exec=shell(DOUBLING_PROGRAM)),
+    "stdio": handled("double", stdio=shell(DOUBLING_PROCESS)),
     "http": handled(
         "double",
         {
-            **script(WEB_SERVER),
+            **shell(WEB_SERVER),
             "volumeMounts": [{"name": "www", "mountPath": "/www/cgi-bin"}],
             "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
         },
@@ -120,7 +103,7 @@ def test_as_many_pods_serve_a_tool_as_it_says(namespace):
 
 @pytest.mark.timeout(180)
 def test_a_changed_tool_is_rolled_out_without_a_call_that_fails(namespace):
-    says = script('sleep 0.3; echo "{\\"version\\": \\"$VERSION\\"}"')
+    says = shell('sleep 0.3; echo "{\\"version\\": \\"$VERSION\\"}"')
     namespace.create(handled("greet", {"env": env(VERSION="one")}, exec=says))
     served(namespace, "greet")
 
@@ -166,7 +149,7 @@ def test_what_serves_a_tool_goes_with_it(namespace):
 def test_a_handler_that_asks_for_what_is_not_allowed_runs_nothing_until_it_is_corrected(namespace):
     privileged = {"securityContext": {"privileged": True}}
     named = {"spec": {"serviceAccountName": "compozy-operator"}}
-    namespace.create(handled("double", privileged, exec=script(PROGRAM), podTemplate=named))
+    namespace.create(handled("double", privileged, exec=shell(DOUBLING_PROGRAM), podTemplate=named))
     message = not_served(namespace, "double", "InvalidSpec")
     assert "spec.handler.container.securityContext.privileged" in message
     assert "spec.handler.podTemplate.spec.serviceAccountName" in message
@@ -225,7 +208,7 @@ def test_pods_fit_the_restricted_level_if_wanted_and_need_no_token_where_nats_le
 
 
 def test_tools_of_the_same_name_are_their_namespaces_own(namespace):
-    says = script('echo "{\\"who\\": \\"$WHO\\"}"')
+    says = shell('echo "{\\"who\\": \\"$WHO\\"}"')
     with contextlib.closing(cluster.Namespace(f"{namespace.name}-other")) as other:
         both = (namespace, other)
         for one in both:
@@ -281,8 +264,8 @@ def let_in(**shown):
 
 
 def test_a_pod_may_serve_its_own_tool_and_nothing_else(namespace):
-    namespace.create(handled("own", exec=script(PROGRAM)))
-    namespace.create(handled("other", exec=script(PROGRAM)))
+    namespace.create(handled("own", exec=shell(DOUBLING_PROGRAM)))
+    namespace.create(handled("other", exec=shell(DOUBLING_PROGRAM)))
     for name in ("own", "other"):
         served(namespace, name)
     [[own], [other]] = (servers(namespace, name) for name in ("own", "other"))

@@ -144,6 +144,22 @@ impl Worker {
         self.say(subject, Some(reply), &question).await;
     }
 
+    /// Takes a command of its pool, and has it until it acknowledges. Where commands come, and that one.
+    async fn takes(
+        &self,
+        operator: &Operator,
+        (namespace, pool): (&str, &str),
+        task: &str,
+    ) -> (Subscriber, Message) {
+        let inbox = format!("{}.1", self.inbox);
+        let mut delivered = self.hear(&inbox).await;
+        let pull = operator.subjects.pull(namespace, pool);
+        self.pull(&pull, &inbox).await;
+        operator.command(namespace, pool, task).await;
+        let delivery = next(&mut delivered).await;
+        (delivered, delivery)
+    }
+
     async fn say(&self, subject: &str, reply: Option<&str>, payload: &str) {
         let (subject, payload) = (subject.to_owned(), payload.to_owned().into());
         let said = match reply {
@@ -176,13 +192,8 @@ async fn a_worker_pulls_touches_reports_hears_and_acknowledges() {
     let operator = Operator::ready(&server).await;
     let worker = Worker::of(&server, "shop", "text").await;
     let subjects = &operator.subjects;
-    let inbox = format!("{}.1", worker.inbox);
-    let mut inbox_of = worker.hear(&inbox).await;
     let mut orders = worker.hear(&subjects.controls("shop", "text")).await;
-
-    worker.pull(&subjects.pull("shop", "text"), &inbox).await;
-    operator.command("shop", "text", "te").await;
-    let delivery = next(&mut inbox_of).await;
+    let (_, delivery) = worker.takes(&operator, ("shop", "text"), "te").await;
     assert_eq!(delivery.payload, "te");
     let ack = delivery.reply.unwrap().to_string();
     let of_ours = subjects.acks("shop", "text").replace('>', "");
@@ -230,12 +241,8 @@ async fn a_worker_reaches_nothing_of_another_pool() {
         Worker::of(&server, "bank", "mail").await,
     );
     let subjects = &operator.subjects;
-    let inbox = format!("{}.1", theirs.inbox);
-    let mut delivered = theirs.hear(&inbox).await;
     let mut ordered = theirs.hear(&subjects.controls("bank", "mail")).await;
-    theirs.pull(&subjects.pull("bank", "mail"), &inbox).await;
-    operator.command("bank", "mail", "theirs").await;
-    let delivery = next(&mut delivered).await;
+    let (mut delivered, delivery) = theirs.takes(&operator, ("bank", "mail"), "theirs").await;
     let ack = delivery.reply.unwrap().to_string();
 
     // Each is refused by the server: their orders, their inbox, all orders, all.
@@ -291,11 +298,8 @@ async fn what_is_said_to_a_worker_is_of_no_use_elsewhere() {
         Worker::of(&server, "bank", "mail").await,
     );
     let subjects = &operator.subjects;
-    let inbox = format!("{}.1", theirs.inbox);
-    let mut delivered = theirs.hear(&inbox).await;
-    theirs.pull(&subjects.pull("bank", "mail"), &inbox).await;
-    operator.command("bank", "mail", "theirs").await;
-    let ack = next(&mut delivered).await.reply.unwrap().to_string();
+    let (_delivered, delivery) = theirs.takes(&operator, ("bank", "mail"), "theirs").await;
+    let ack = delivery.reply.unwrap().to_string();
 
     // That there is no command would be said without content, which acknowledges.
     let question = json!({"batch": 1, "no_wait": true}).to_string();

@@ -31,6 +31,10 @@ mod world;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+use std::ops::RangeInclusive;
+
+use rstest::rstest;
+
 use faults::Faults;
 use scenario::Scenario;
 use world::World;
@@ -40,40 +44,25 @@ fn given(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn an_undisturbed_run_ends_well_with_the_writes_that_it_needs() {
-    let outcome = seed::play(0, World::new(0, Faults::none(), Scenario::hello(), 1));
+/// 4 for the run and 5 for each task; the first task's pod runs longer than a second, and so may the run's progress be
+/// told. In a pool 3 for each task.
+#[rstest]
+#[case::with_pods(Scenario::hello(), 14..=18)]
+#[case::in_a_pool(Scenario::hello_pool(), 10..=11)]
+fn an_undisturbed_run_ends_well_with_the_writes_that_it_needs(
+    #[case] scenario: Scenario,
+    #[case] writes: RangeInclusive<u64>,
+) {
+    let outcome = seed::play(0, World::new(0, Faults::none(), scenario, 1));
     let trace = outcome.trace.join("\n");
     assert!(outcome.broken.is_empty(), "{:#?}\n{trace}", outcome.broken);
     let world = outcome.world.lock();
     let runs = world.all(api_server::Kind::Workflow);
     assert_eq!(runs[0].1["status"]["phase"], "Succeeded", "{trace}");
-    // 4 for the run and 5 for each task; the first task's pod runs longer than a second, and so
-    // may the run's progress be told.
-    assert!(
-        (14..=18).contains(&outcome.effects),
-        "{} writes\n{trace}",
-        outcome.effects
-    );
+    let effects = outcome.effects;
+    assert!(writes.contains(&effects), "{effects} writes\n{trace}");
 }
 
-#[test]
-fn an_undisturbed_run_in_a_pool_costs_three_writes_for_each_task() {
-    let outcome = seed::play(0, World::new(0, Faults::none(), Scenario::hello_pool(), 1));
-    let trace = outcome.trace.join("\n");
-    assert!(outcome.broken.is_empty(), "{:#?}\n{trace}", outcome.broken);
-    let world = outcome.world.lock();
-    let runs = world.all(api_server::Kind::Workflow);
-    assert_eq!(runs[0].1["status"]["phase"], "Succeeded", "{trace}");
-    // 4 for the run, in whose rows the second task may be told to have begun.
-    assert!(
-        (10..=11).contains(&outcome.effects),
-        "{} writes\n{trace}",
-        outcome.effects
-    );
-}
-
-/// `SEEDS` many worlds from seed `FROM`, or the world of `SEED` alone, told in full.
 #[test]
 fn every_world_comes_to_rest_and_keeps_the_laws() {
     if let Some(seed) = given("SEED") {

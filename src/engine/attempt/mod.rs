@@ -1,7 +1,8 @@
 //! A task execution's next step: dispatch, wait, stop, record, retry.
 //!
 //! [`plan`] is for tasks with a container, [`plan_pool`] for those that a pool's worker runs,
-//! [`plan_call`] for those that call a tool; all are total and pure. Applying the steps in order and planning again yields the next steps, and at rest none.
+//! [`plan_call`] for those that call a tool; all are total and pure. Applying the steps in order and
+//! planning again yields the next steps, and at rest none.
 //! What they may never do: start an attempt while the pod of an earlier one may still run, send a
 //! call twice, take a pod for gone or for running too long on a cache's word, or leave a final
 //! phase.

@@ -28,6 +28,8 @@ pub(super) struct Known {
     uids: HashMap<Key, String>,
     /// When a worker of each pool reported last, by namespace and pool.
     heard: HashMap<(String, String), Time>,
+    /// What is still to be done about what is over.
+    unsettled: Settled,
 }
 
 /// What is known of one attempt.
@@ -132,6 +134,14 @@ impl Entry {
             remove: self.stays.then_some(at).into_iter().collect(),
             acknowledge: self.receipts,
         }
+    }
+}
+
+impl Settled {
+    fn extend(&mut self, more: Settled) {
+        self.stale.extend(more.stale);
+        self.remove.extend(more.remove);
+        self.acknowledge.extend(more.acknowledge);
     }
 }
 
@@ -341,6 +351,16 @@ impl Known {
         removed
             .map(|(at, entry)| entry.abandoned(at))
             .unwrap_or_default()
+    }
+
+    /// What could not be done about what is over is to be done later.
+    pub fn settle_later(&mut self, settled: Settled) {
+        self.unsettled.extend(settled);
+    }
+
+    /// What could not be done before.
+    pub fn unsettled(&mut self) -> Settled {
+        std::mem::take(&mut self.unsettled)
     }
 
     fn remove(&mut self, key: &Key) -> Option<(Place, Entry)> {

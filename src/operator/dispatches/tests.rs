@@ -228,6 +228,15 @@ fn what_a_worker_may_have_was_sent_though_it_is_nowhere() {
 }
 
 #[test]
+fn what_could_not_be_done_is_to_be_done_later_and_once() {
+    let mut known = sent();
+    let settled = known.gone(&key());
+    known.settle_later(settled);
+    assert_eq!(known.unsettled().remove, [at(1)]);
+    assert_eq!(known.unsettled(), Settled::default());
+}
+
+#[test]
 fn nobody_works_on_a_task_execution_that_was_taken_away() {
     let mut known = sent();
     let settled = known.gone(&key());

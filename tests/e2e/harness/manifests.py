@@ -2,6 +2,19 @@
 
 IMAGE = "busybox:1.36"
 
+# Handlers of a tool or a pool: each doubles the number `n`.
+DOUBLING_PROGRAM = r"""
+n=$(sed 's/.*"n":\([0-9]*\).*/\1/')
+echo "{\"n\": $((2 * n))}"
+"""
+DOUBLING_PROCESS = r"""
+while read -r line; do
+  id=$(printf %s "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  n=$(printf %s "$line" | sed 's/.*"n":\([0-9]*\).*/\1/')
+  echo "{\"id\": \"$id\", \"output\": {\"n\": $((2 * n))}}"
+done
+"""
+
 # Waits until it is told to stop. A shell that is process 1 would ignore TERM.
 HANG = "trap 'exit 143' TERM; sleep 600 & wait"
 # Hangs in its first attempt, succeeds in the next.
@@ -42,6 +55,11 @@ def tool(name, **spec):
 def handled(name, container=None, **handler):
     """A tool that the operator serves: `exec`, `stdio` or `http`, and whatever else its handler has, by name."""
     return {**tool(name), "spec": {"handler": {"container": {"image": IMAGE, **(container or {})}, **handler}}}
+
+
+def shell(text):
+    """The command of a handler that is a shell script."""
+    return {"command": ["sh", "-c", text]}
 
 
 def pooled(name, pool, **fields):
