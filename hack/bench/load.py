@@ -53,10 +53,14 @@ def phases(namespace):
     return [run.get("status", {}).get("phase", "Pending") for run in listed(namespace)]
 
 
+def is_under_way(namespace):
+    return any(phase in ("Pending", "Running") for phase in phases(namespace))
+
+
 def wait_over(namespace, timeout, operator=None):
     """Waits until no run is under way; whether that came to be. The operator, if given, must live all the time."""
     until = time.monotonic() + timeout
-    while any(phase in ("Pending", "Running") for phase in phases(namespace)):
+    while is_under_way(namespace):
         assert operator is None or operator.process.poll() is None, f"the operator ended: {operator.tail()}"
         if time.monotonic() > until:
             return False

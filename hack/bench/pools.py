@@ -65,15 +65,17 @@ def steps(directory):
     notes = directory / "notes"
     with workers(directory, "chain", 1, 1, notes):
         chain = [
-            pooled(f"t{number}", "chain", **{"with": {"fibo": 10}}, **({"dependsOn": [f"t{number - 1}"]} if number else {}))
+            pooled(
+                f"t{number}", "chain", **{"with": {"fibo": 10}}, **({"dependsOn": [f"t{number - 1}"]} if number else {})
+            )
             for number in range(CHAIN)
         ]
         gaps = []
         for number in range(CHAINS):
             notes.write_text("")
             run(workflow(f"chain-{number}", *chain))
-            times = {name: (float(began), float(ended)) for name, began, ended in map(str.split, notes.open())}
-            gaps += [times[f"t{place + 1}"][0] - times[f"t{place}"][1] for place in range(CHAIN - 1)]
+            times = {(what, task): float(at) for what, task, _, _, at in map(str.split, notes.open())}
+            gaps += [times["began", f"t{place + 1}"] - times["ended", f"t{place}"] for place in range(CHAIN - 1)]
     print(
         f"step after step      {len(gaps)} gaps: p50 {quantile(gaps, 0.5) * 1000:.1f} ms (target 15), "
         f"p90 {quantile(gaps, 0.9) * 1000:.1f} ms, p99 {quantile(gaps, 0.99) * 1000:.1f} ms (target 50)",
@@ -132,7 +134,10 @@ def efficiency(directory):
         with workers(directory, name, 1, slots):
             each = pooled("each", name, forEach={"items": list(range(tasks))}, **{"with": {"sleep": SLEEP}})
             took = run(workflow(f"run-{name}", each, parallelism=min(4 * slots, 500)))
-        print(f"{slots:>3} slots            {tasks} tasks of {SLEEP} s: {tasks * SLEEP / slots / took:.0%} used (target 90 %)", flush=True)
+        print(
+            f"{slots:>3} slots            {tasks} tasks of {SLEEP} s: {tasks * SLEEP / slots / took:.0%} used (target 90 %)",
+            flush=True,
+        )
 
 
 def memory():

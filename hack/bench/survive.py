@@ -1,6 +1,7 @@
 """Prints what an operator survives and what that costs, beside the targets: kills, take-over, memory, an outage of NATS."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -16,9 +17,10 @@ from pathlib import Path
 import load
 from fake_kubelet import FakeNode
 
-from harness import audit, cluster, events, installation
+from harness import audit, cluster, events, installation, manifests
 from harness.nats_server import HostNats
 from harness.operator import HostOperator
+from harness.pool_worker import PoolWorker
 
 SEED = int(os.environ.get("COMPOZY_E2E_SEED", random.SystemRandom().randrange(1 << 32)))
 # Kills: so many runs of so many tasks, killed so often each.
@@ -27,6 +29,14 @@ LEASE = 3
 # Where nothing is killed a busy machine must not cost the lease.
 LONG_LEASE = "15s"
 TAKE_OVERS = 5
+# Pools: so many tasks in runs of so many, on so many workers of so many slots. Something is killed so many seconds later.
+POOL_TASKS, ITEMS = int(os.environ.get("TASKS", 20_000)), 10_000
+WORKERS, SLOTS = 4, 8
+PAUSE = (0.5, 4)
+# A worker is frozen for so many seconds: its lease is 15 s.
+FROZEN = (5, 25)
+LIKELY = {"worker killed": 6, "worker frozen": 2, "operator killed": 3, "NATS killed": 1}
+HANDLER = Path(__file__).with_name("pool_handler.py")
 FINISHED = 2_000
 PENDING = 10_000
 
@@ -54,6 +64,9 @@ class Bench:
 
     def nats(self, name):
         return self.undo.enter_context(contextlib.closing(HostNats(self.directory / name)))
+
+    def worker(self, *words, **options):
+        return self.undo.enter_context(contextlib.closing(PoolWorker(self.directory, *words, **options)))
 
 
 # -- Kills ---------------------------------------------------------------------
@@ -112,6 +125,95 @@ def wrongly_told(nats, runs, executions):
             told = {uid: [one.sequence for one in found] for uid, found in events.by_object(stored).items()}
             wrong += sum(told.get(uid) != list(range(1, last + 1)) for uid, last in expected.items())
     return wrong
+
+
+# -- Pools ---------------------------------------------------------------------
+
+
+class Havoc:
+    """Kills and freezes what works on a pool's tasks, at random moments."""
+
+    def __init__(self, chance, operator, nats, workers):
+        self.chance, self.operator, self.nats, self.workers = chance, operator, nats, workers
+        self.done = Counter()
+        self.frozen = {}
+
+    def strike(self):
+        [what] = self.chance.choices(list(LIKELY), LIKELY.values())
+        self.done[what] += 1
+        if what == "operator killed":
+            self.operator.kill()
+            self.operator.start()
+        elif what == "NATS killed":
+            self.nats.kill()
+            self.nats.start()
+        else:
+            self.hit(self.chance.choice(self.workers), what == "worker frozen")
+
+    def hit(self, worker, freeze):
+        if freeze:
+            worker.freeze()
+            self.frozen.setdefault(worker, time.monotonic() + self.chance.uniform(*FROZEN))
+        else:
+            self.frozen.pop(worker, None)
+            worker.kill()
+            worker.start()
+
+    def thaw(self, at=float("inf")):
+        for worker in [worker for worker, until in self.frozen.items() if until < at]:
+            del self.frozen[worker]
+            worker.thaw()
+
+
+def pools(bench):
+    """Tasks of a pool while its workers, the operator and NATS are killed: whether each ended well, and once."""
+    print(f"COMPOZY_E2E_SEED={SEED}")
+    chance, space, notes = random.Random(SEED), bench.namespace("pools"), bench.directory / "notes"
+    nats, operator = bench.nats("nats-of-pools"), bench.operator("of-pools")
+    operator.flags |= nats.flags()
+    operator.start().leads()
+    made = manifests.pool("work", exec={"command": ["true"]}, replicas=0)
+    cluster.kubectl("-n", space, "create", "-f", "-", stdin=json.dumps(made))
+    handler = ("--stdio", "--", sys.executable, HANDLER, notes)
+    workers = [
+        bench.worker(space, "work", *handler, slots=SLOTS, name=f"w{number}", nats=nats) for number in range(WORKERS)
+    ]
+    havoc, began = Havoc(chance, operator, nats, workers), time.monotonic()
+    for number in range(0, POOL_TASKS, ITEMS):
+        each = {"items": list(range(min(ITEMS, POOL_TASKS - number))), "maxParallel": 200}
+        work = manifests.pooled("each", "work", forEach=each, **{"with": {"sleep": 0.05}})
+        load.create(space, [manifests.workflow(f"run-{number}", work, parallelism=200)])
+        while load.is_under_way(space):
+            time.sleep(chance.uniform(*PAUSE))
+            havoc.thaw(time.monotonic())
+            havoc.strike()
+    havoc.thaw()
+    print(f"    {POOL_TASKS} tasks in {time.monotonic() - began:.0f} s; {dict(havoc.done)}")
+    count_pool_tasks(load.listed(space), load.listed(space, "taskexecutions"), notes, nats)
+
+
+def count_pool_tasks(runs, executions, notes, nats):
+    reasons = {one["metadata"]["uid"]: [end["reason"] for end in one["status"]["attempts"]] for one in executions}
+    noted = Counter((what, uid, attempt) for what, _, uid, attempt, _ in map(str.split, notes.open()))
+    began = Counter({(uid, attempt): count for (what, uid, attempt), count in noted.items() if what == "began"})
+    ended = Counter(uid for what, uid, _ in noted if what == "ended")
+    print(f"    attempts: {dict(Counter(reason for all_of in reasons.values() for reason in all_of))}")
+    twice = sum(count > 1 for count in ended.values())
+    print(f"    tasks whose handler came to its end in two attempts, as nobody heard of the first: {twice}")
+    good = sum(
+        one["status"]["phase"] == "Succeeded" and reasons[one["metadata"]["uid"]].count("Completed") == 1
+        for one in executions
+    )
+    others = sum(reason not in ("Completed", "WORKER_LOST") for all_of in reasons.values() for reason in all_of)
+    for what, count in (
+        ("tasks without exactly one result", POOL_TASKS - good),
+        ("tasks that succeeded though no handler came to its end", sum(uid not in ended for uid in reasons)),
+        ("attempts that were begun twice", sum(count > 1 for count in began.values())),
+        ("attempts that ended otherwise than well or with a lost worker", others),
+        ("runs stuck", sum(run["status"]["phase"] != "Succeeded" for run in runs)),
+        ("events missing, repeated or out of order", wrongly_told(nats, runs, executions)),
+    ):
+        report(what, count, target=0, digits=0)
 
 
 # -- Take-over -----------------------------------------------------------------
@@ -238,7 +340,13 @@ def mirror(bench):
     operator.close()
 
 
-FIGURES = {"kills": (kills,), "takeover": (take_over, rolling_update), "memory": (memory,), "mirror": (mirror,)}
+FIGURES = {
+    "kills": (kills,),
+    "pools": (pools,),
+    "takeover": (take_over, rolling_update),
+    "memory": (memory,),
+    "mirror": (mirror,),
+}
 
 
 def main():

@@ -29,6 +29,10 @@ def begins(lines, count=1, timeout=40):
     return lines.read_text().splitlines()
 
 
+def has_ended(execution):
+    return execution.get("status", {}).get("phase") == "Succeeded"
+
+
 @pytest.fixture
 def slow(namespace, worker, tmp_path):
     """Workers of the pool `slow`, whose handler notes what it works on: `slow(name, seconds)`. The pool has no others."""
@@ -127,17 +131,48 @@ def test_a_worker_that_is_asked_to_end_finishes_what_it_has(namespace, slow):
         assert [attempt["reason"] for attempt in execution["status"]["attempts"]] == ["Completed"]
 
 
-def test_a_cancelled_run_ends_what_a_worker_has_and_takes_back_the_rest(namespace, slow):
+def test_a_cancelled_run_takes_back_what_waits_and_ends_what_a_worker_has(namespace, slow):
     slow("w1", 600)
-    namespace.create(workflow("cancelled", pooled("runs", "slow"), pooled("waits", "slow")))
+    executions = namespace.watch("te")
+    namespace.create(workflow("working", pooled("work", "slow")))
     begins(slow.log)
-    namespace.patch("cw", "cancelled", {"spec": {"cancel": {"reason": "enough"}}})
-    assert namespace.finished("cancelled", timeout=40)["status"]["phase"] == "Cancelled"
-    phases = {name: te["status"]["phase"] for name, te in namespace.executions("cancelled").items()}
-    assert phases == {"runs": "Cancelled", "waits": "Cancelled"}
+    namespace.create(workflow("waiting", pooled("wait", "slow")))
+    executions.one(lambda te: te["spec"]["task"] == "wait")
+    # In this order: a slot that becomes free takes what waits at that moment.
+    for run, task in ("waiting", "wait"), ("working", "work"):
+        namespace.patch("cw", run, {"spec": {"cancel": {"reason": "enough"}}})
+        assert namespace.finished(run, timeout=40)["status"]["phase"] == "Cancelled"
+        assert namespace.executions(run)[task]["status"]["phase"] == "Cancelled"
     namespace.create(workflow("after", pooled("nap", "slow", timeout="1s")))
     assert namespace.failed("after")["details"]["task_error"]["code"] == "TIMEOUT"
     assert len(slow.log.read_text().splitlines()) == 2, "what was taken back never began"
+
+
+@pytest.mark.own_operator
+@pytest.mark.timeout(240)
+def test_every_item_has_one_result_over_the_death_of_workers_operator_and_nats(
+    namespace, subscriber, host_operator, host_nats, worker, tmp_path
+):
+    host_operator.start().leads()
+    namespace.create(pool("work", exec=shell("true"), replicas=0))
+    log = tmp_path / "log"
+    notes = f'echo "$COMPOZY_TASK_EXEC_ID $COMPOZY_ATTEMPT" >>{log}; sleep 0.1; echo "{{}}"'
+    handler = ("--exec", "--", "sh", "-c", notes)
+    workers = [worker("work", *handler, slots=4, name=f"w{number}", nats=host_nats) for number in range(2)]
+    executions = namespace.watch("te")
+    each = pooled("each", "work", forEach={"items": list(range(150)), "maxParallel": 16})
+    namespace.create(workflow("many", each))
+    for count, killed in (20, host_operator), (50, workers[0]), (80, host_nats), (110, host_operator), (130, workers[1]):
+        executions.until(lambda seen, count=count: len(list(filter(has_ended, seen.objects.values()))) >= count)
+        killed.kill()
+        killed.start()
+    namespace.succeeded("many", timeout=120)
+    for execution in namespace.get("te"):
+        reasons = [attempt["reason"] for attempt in execution["status"]["attempts"]]
+        assert reasons.count("Completed") == 1 and set(reasons) <= {"Completed", "WORKER_LOST"}, execution["status"]
+    begun = log.read_text().splitlines()
+    assert len(begun) == len(set(begun)), "an attempt began twice"
+    whole_run(namespace, subscriber, "many")
 
 
 @pytest.mark.timeout(240)
