@@ -309,22 +309,13 @@ impl World {
             .filter(|&act| case.is_due(act))
             .collect();
         for (name, span) in strangers {
-            self.later(0, move |world| world.take_name(&name, span));
+            self.later(0, move |world| {
+                world.take_name(&name, span);
+            });
         }
         for act in due {
             self.later(0, move |world| world.act_in_case(act));
         }
-    }
-
-    /// A stranger's pod has this name for a while.
-    pub fn take_name(&mut self, name: &str, span: u64) {
-        let body = json!({
-            "metadata": {"name": name, "labels": {"stranger": "yes"}},
-            "spec": {"containers": [{"name": "main", "image": "busybox:1.36"}]},
-        });
-        drop(self.ask("user", &Request::create(Kind::Pod, NAMESPACE, body)));
-        let key = Key::new(Kind::Pod, NAMESPACE, name);
-        self.later(span, move |world| world.remove_stranger(&key));
     }
 
     fn act_in_case(&mut self, act: usize) {

@@ -28,10 +28,14 @@ impl World {
             return;
         };
         let wait = match kubelet::next(&attempt, &pod) {
-            Some((at, _)) => {
-                let slow = match self.faults.strikes(Class::SlowKubelet, 0.05) {
-                    true => self.faults.dice.u64(1000..15_000),
-                    false => self.faults.dice.u64(0..80),
+            Some((at, act)) => {
+                let slow = match act {
+                    // So late that nothing but the pod's end tells of it.
+                    Act::Strip if pod.finalizers().is_empty() => self.faults.dice.u64(100..1000),
+                    _ if self.faults.strikes(Class::SlowKubelet, 0.05) => {
+                        self.faults.dice.u64(1000..15_000)
+                    }
+                    _ => self.faults.dice.u64(0..80),
                 };
                 self.until(at.0) + slow
             }
@@ -122,13 +126,13 @@ impl World {
         self.take_away(kind, key);
     }
 
-    fn unhold(&mut self, kind: Kind, key: &Key) {
+    pub fn unhold(&mut self, kind: Kind, key: &Key) {
         let patch = json!({"metadata": {"finalizers": null}});
         let request = Request::merge_patch(kind, &key.namespace, &key.name, patch);
         drop(self.ask("user", &request));
     }
 
-    fn take_away(&mut self, kind: Kind, key: &Key) {
+    pub fn take_away(&mut self, kind: Kind, key: &Key) {
         let now = json!({"gracePeriodSeconds": 0});
         let request = Request::delete(kind, &key.namespace, &key.name, now);
         drop(self.ask("user", &request));

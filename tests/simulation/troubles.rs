@@ -1,10 +1,13 @@
 //! What happens to the world as time goes by: users, and troubles that begin and end.
 
+use compozy::api::Time;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::{
     api_server::{Key, Kind, Request},
     bus::Kept,
+    corpus::kubelet::status::{self, End},
     faults::Class,
     laws::place,
     scenario::{Act, Planned},
@@ -241,7 +244,13 @@ impl World {
         let object = self.api.get(kind, &key.namespace, &key.name).cloned();
         let uid = object.and_then(|object| object["metadata"]["uid"].as_str().map(str::to_owned));
         self.laws.stripped(&uid.unwrap_or_default());
-        self.strip(kind, &key);
+        self.unhold(kind, &key);
+        // Nothing but its end tells of the second act, if it comes after whatever the first one led to.
+        let wait = match kind {
+            Kind::Pod => self.faults.dice.u64(0..2000),
+            _ => 0,
+        };
+        self.later(wait, move |world| world.take_away(kind, &key));
         true
     }
 
@@ -281,24 +290,38 @@ impl World {
             return false;
         };
         let attempt = self.faults.dice.u32(1..4);
+        let span = self.faults.dice.u64(5000..60_000);
+        self.take_name(&format!("{}-{attempt}", key.name), span)
+    }
+
+    /// A stranger's pod has this name for a while, if nobody else's has. It has ended well, so whoever takes it for ours
+    /// takes a task for done.
+    pub fn take_name(&mut self, name: &str, span: u64) -> bool {
         let body = json!({
-            "metadata": {"name": format!("{}-{attempt}", key.name), "labels": {"stranger": "yes"}},
+            "metadata": {"name": name, "labels": {"stranger": "yes"}},
             "spec": {"containers": [{"name": "main", "image": "busybox:1.36"}]},
         });
-        let taken = self
-            .ask("user", &Request::create(Kind::Pod, NAMESPACE, body))
-            .is_ok();
-        if taken {
-            let span = self.faults.dice.u64(5000..60_000);
-            let key = Key::new(Kind::Pod, NAMESPACE, &format!("{}-{attempt}", key.name));
-            self.later(span, move |world| world.remove_stranger(&key));
-        }
-        taken
+        let created = self.ask("user", &Request::create(Kind::Pod, NAMESPACE, body));
+        let key = Key::new(Kind::Pod, NAMESPACE, name);
+        let Some(pod) = created
+            .ok()
+            .and_then(|_| self.api.get(key.kind, NAMESPACE, name))
+        else {
+            return false;
+        };
+        let mut pod = (**pod).clone();
+        let end = End::new(0, "Completed", Time(self.time()));
+        let mut ended = status::terminated(&Pod::default(), &end);
+        ended.phase = Some("Succeeded".to_owned());
+        pod["status"] = json!(ended);
+        self.store("node", key.clone(), pod);
+        self.later(span, move |world| world.remove_stranger(&key));
+        true
     }
 
     pub fn remove_stranger(&mut self, key: &Key) {
         let pod = self.api.get(Kind::Pod, &key.namespace, &key.name).cloned();
-        if pod.is_some_and(|pod| pod["metadata"]["labels"]["stranger"] == "yes") {
+        if pod.is_some_and(|pod| is_a_strangers(&pod)) {
             self.strip(Kind::Pod, key);
         }
     }
@@ -467,4 +490,9 @@ impl World {
             }
         }
     }
+}
+
+/// Whether a pod is of no task of ours, whatever its name.
+pub fn is_a_strangers(pod: &Value) -> bool {
+    pod["metadata"]["labels"]["stranger"] == "yes"
 }

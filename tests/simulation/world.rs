@@ -48,6 +48,9 @@ const LOOKS: u64 = 100_000;
 /// After so many milliseconds the garbage collector tries again what was refused.
 const GARBAGE_PAUSE: u64 = 5_000;
 
+/// Events that come apart come so many milliseconds apart.
+const MOMENT: u64 = 50;
+
 type Deed = Box<dyn FnOnce(&mut World) + Send>;
 
 /// A process of the operator: which replica, and which of its lives.
@@ -419,9 +422,15 @@ impl World {
             self.followers.insert(id, follower);
             return;
         }
-        while let Some(event) = self.api.next_event(&mut follower.watch) {
+        while follower.not_before <= self.now
+            && let Some(event) = self.api.next_event(&mut follower.watch)
+        {
             match self.fate_of_event(id, &follower.sender) {
                 EventFate::Arrives => {}
+                EventFate::Alone => {
+                    follower.not_before = self.now + MOMENT;
+                    self.later(MOMENT, move |world| world.tell(id));
+                }
                 EventFate::Twice => drop(follower.sender.send(Ok(event.clone()))),
                 EventFate::Lost => continue,
                 EventFate::EndsTheWatch => return,

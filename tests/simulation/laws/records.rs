@@ -11,6 +11,7 @@ use super::{Laws, attempt, owner, parsed};
 use crate::{
     api_server::{Change, Kind},
     corpus::{kubelet::status, laws},
+    troubles::is_a_strangers,
     world::World,
 };
 
@@ -75,7 +76,7 @@ impl Laws {
     pub fn deletes_by(&mut self, pod: &Value, preconditions: &Value) {
         let meant =
             preconditions["uid"].is_null() || preconditions["uid"] == pod["metadata"]["uid"];
-        if meant && pod["metadata"]["labels"]["stranger"] == "yes" {
+        if meant && is_a_strangers(pod) {
             let what = pod["metadata"]["name"].to_string();
             self.break_with("nobody else's pod is deleted", what);
         }

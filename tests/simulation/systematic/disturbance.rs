@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     api_server::{Answer, Event, Key, Kind, Lost, Refusal, Request, Verb},
+    troubles::is_a_strangers,
     wire::InFlight,
     world::{NAMESPACE, Order, Process, World},
 };
@@ -92,6 +93,7 @@ disturbances! {
     EventLost at Event: "it is left out, until a later list",
     EventLostToThePast at Event: "the same, and the list that comes at once is of the past",
     EventTwice at Event: "it comes twice",
+    EventAlone at Event: "what happened at the same time comes a moment later",
 }
 
 impl Disturbance {
@@ -104,6 +106,7 @@ impl Disturbance {
                 | Disturbance::AnswerLost
                 | Disturbance::Unacknowledged
                 | Disturbance::EventTwice
+                | Disturbance::EventAlone
         )
     }
 
@@ -200,6 +203,7 @@ impl Course {
 pub enum EventFate {
     Arrives,
     Twice,
+    Alone,
     Lost,
     EndsTheWatch,
 }
@@ -397,6 +401,9 @@ impl World {
         if self.strikes(Disturbance::EventTwice) {
             return EventFate::Twice;
         }
+        if self.strikes(Disturbance::EventAlone) {
+            return EventFate::Alone;
+        }
         if self.strikes(Disturbance::EventLost) {
             self.later(SILENCE, move |world| world.expire_watch(watch));
             return EventFate::Lost;
@@ -416,10 +423,12 @@ impl World {
     }
 }
 
-/// Whether a pod's program ended, and no signal ended it: that may as well have been the deletion.
+/// Whether a pod's program ended, and no signal ended it: that may as well have been the deletion. A stranger's keeps its
+/// name.
 fn ended_by_itself(pod: &Value) -> bool {
     let status = &pod["status"];
     let code = status["containerStatuses"][0]["state"]["terminated"]["exitCode"].as_i64();
-    matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
+    !is_a_strangers(pod)
+        && matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
         && code.is_some_and(|code| !matches!(code, 137 | 143))
 }
