@@ -3,6 +3,7 @@
 //! Nothing here is needed to go on: who begins anew finds the commands in the queues, and hears again what was reported
 //! and not acknowledged. A report is acknowledged when what it says is recorded.
 
+mod beginnings;
 mod known;
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,10 @@ impl Dispatches {
                                 Some(heard) => if self.hear(heard).await.is_err() { break },
                                 None => break,
                             },
+                            () = self.beginning_due() => {
+                                let settled = self.lock().beginnings_due(self.now());
+                                self.settle(settled).await;
+                            }
                             _ = sweep.tick() => self.sweep().await,
                         }
                     }
@@ -160,6 +165,15 @@ impl Dispatches {
         }
         for receipt in &settled.acknowledge {
             let _ = self.pools.acknowledge(receipt).await;
+        }
+    }
+
+    /// Waits until a word of a beginning may go.
+    async fn beginning_due(&self) {
+        let due = self.lock().beginning_due();
+        match due {
+            Some(due) => tokio::time::sleep(due.since(self.now())).await,
+            None => std::future::pending().await,
         }
     }
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import subprocess
+import time
 
 import pytest
 
@@ -179,6 +180,7 @@ def executor(namespace, tmp_path):
             process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait, 30)
             stack.callback(process.terminate)
+            return process
 
         yield begin
 
@@ -200,6 +202,33 @@ def test_a_tool_that_hangs_fails_its_task_in_time(namespace, executor):
     namespace.create(tool("word-count", timeout="3s"))
     namespace.create(workflow("hangs", call("ask", "word-count")))
     assert namespace.failed("hangs")["details"]["task_error"]["code"] == "TOOL_UNAVAILABLE"
+
+
+def test_a_tools_server_that_is_killed_during_a_call_costs_one_try_and_no_more_time_than_the_tools(
+    namespace, executor, tmp_path
+):
+    began = tmp_path / "began"
+    killed = executor("--exec", "--", "sh", "-c", f"touch {began}; sleep 10")
+    namespace.create(tool("word-count", timeout="3s"))
+    namespace.create(workflow("killed", call("ask", "word-count", retry=retry(2))))
+    until = time.monotonic() + 20
+    while not began.exists():
+        assert time.monotonic() < until, "the call did not reach the tool"
+        time.sleep(0.05)
+    killed.kill()
+    executor("--exec", "--", "echo", '{"words": 1}')
+    namespace.succeeded("killed")
+    attempts = namespace.executions("killed")["ask"]["status"]["attempts"]
+    assert [attempt["reason"] for attempt in attempts] == ["TOOL_UNAVAILABLE", "Completed"]
+
+
+def test_an_answer_of_two_mebibytes_fails_the_task_and_says_that_it_is_too_large(namespace, executor):
+    words = """printf '{"x": "'; head -c 2097152 /dev/zero | tr '\\0' x; printf '"}'"""
+    executor("--exec", "--", "sh", "-c", words)
+    namespace.create(tool("word-count", timeout="20s"))
+    namespace.create(workflow("large", call("ask", "word-count")))
+    error = namespace.failed("large")["details"]["task_error"]
+    assert (error["code"], error["details"]["tool_error"]["code"]) == ("TOOL_ERROR", "OUTPUTS_TOO_LARGE"), error
 
 
 def test_whoever_serves_tools_can_neither_forge_events_nor_hear_others(namespace, subscriber, serve):

@@ -85,6 +85,7 @@ classes! {
     WorkersAway: "pools: no worker for a while",
     PodTakenUnseen: "others: a pod is taken away while no watch is open, and their history is compacted",
     PoolRemovalSlow: "pools: that a command was taken out is heard seconds later",
+    DeliveryForgotten: "pools: NATS is killed, and forgets what it delivered last",
 }
 
 /// What tells the chance of the classes that came later from that of everything else.

@@ -419,7 +419,7 @@ impl World {
     }
 
     /// NATS cannot be reached, or can again.
-    fn set_away(&mut self, away: bool) {
+    pub fn set_away(&mut self, away: bool) {
         self.bus.away = away;
         match away {
             true => self.pools_disconnect(),

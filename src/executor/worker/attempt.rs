@@ -45,20 +45,21 @@ impl Worker {
                 return true;
             }
             order = orders.order() => match order {
-                Order::Cancel => Some(TaskNews::Stopped),
+                Order::Cancel => TaskNews::Stopped,
                 Order::Stale => {
                     info!(task_exec_id, attempt, "the attempt is not ours any more");
                     return true;
                 }
             },
-            () = self.handing_back() => Some(TaskNews::HandedBack),
-            end = self.run(&command, &mut began) => end,
+            () = self.handing_back() => TaskNews::HandedBack,
+            end = self.run(&command, &mut began) => match end {
+                Some(end) => end,
+                None => return true,
+            },
         };
-        let handed_back = end == Some(TaskNews::HandedBack);
+        let handed_back = end == TaskNews::HandedBack;
         let close = async {
-            if let Some(end) = end {
-                self.tell(self.report(&command, began, end)).await;
-            }
+            self.tell(self.report(&command, began, end)).await;
             self.ack(&delivery, &command).await;
         };
         tokio::select! {
@@ -89,17 +90,19 @@ impl Worker {
         Ok(command)
     }
 
-    /// Runs an attempt once it is known that it begins. Nothing comes of it if it had begun before.
+    /// Runs an attempt once it is known that it begins. Nothing comes of it if it may have begun before: a server that
+    /// was killed delivers again what it forgot to have delivered. Who has it keeps touching it and says how it ends; if
+    /// nobody does, it counts as lost.
     async fn run(&self, command: &TaskExecute, began: &mut Option<Time>) -> Option<TaskNews> {
         let now = Time(SystemClock.now());
-        let known_before = self
+        let told_before = self
             .tell(self.report(command, Some(now), TaskNews::Started))
             .await;
-        if known_before {
+        if told_before {
             let (task_exec_id, attempt) = (&command.task_exec_id, command.attempt);
             warn!(
                 task_exec_id,
-                attempt, "the attempt has begun before: it is not run again"
+                attempt, "the attempt may have begun before: it is not run again"
             );
             return None;
         }
@@ -130,14 +133,14 @@ impl Worker {
         }
     }
 
-    /// Brings a report into the stream, however long that takes. Says whether somebody had brought the same one.
+    /// Brings a report into the stream, however long that takes. Says whether the same one was there: somebody else's, or
+    /// our own that got through without an answer.
     async fn tell(&self, mut report: TaskReport) -> bool {
         let mut pause = PAUSE_FIRST;
         let mut tried = false;
         loop {
             match self.nats.report(&report).await {
-                // The first try may have got through without an answer.
-                Ok(ack) => return ack.duplicate && !tried,
+                Ok(ack) => return ack.duplicate,
                 Err(error) => {
                     if !tried {
                         let id = report.id();

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::beginnings::Beginnings;
 use crate::{
     api::Time,
     engine::attempt::{Asked, PoolView, Taken},
@@ -30,6 +31,8 @@ pub(super) struct Known {
     heard: HashMap<(String, String), Time>,
     /// What is still to be done about what is over.
     unsettled: Settled,
+    /// What is to be acknowledged in a moment.
+    beginnings: Beginnings,
 }
 
 /// What is known of one attempt.
@@ -264,29 +267,60 @@ impl Known {
         receipt: Receipt,
         now: Time,
     ) -> Heard {
-        let begins = report.news == TaskNews::Started;
-        let Some(entry) = self.heard_of(from, begins, now) else {
-            // It is over, or whoever asks will find it in the queue.
+        if report.news == TaskNews::Started {
+            return self.begins(from, report, receipt, now);
+        }
+        let Some(entry) = self.heard_of(from, false, now) else {
+            // It is over.
             return Heard::only(receipt);
         };
         let was_over = entry.is_over();
         entry.take(report, now);
+        entry.receipts.push(receipt);
         let (wake, ended) = (entry.key.clone(), entry.is_over() && !was_over);
-        let settled = match begins {
-            // The end says it again.
-            true => Heard::only(receipt).settled,
-            false => {
-                entry.receipts.push(receipt);
-                Settled::default()
-            }
-        };
-        if wake.is_some() {
-            self.heard.insert(from.pool_key(), now);
-        }
+        self.serves(from, wake.is_some(), now);
         Heard {
             wake,
             ended,
-            settled,
+            settled: Settled::default(),
+        }
+    }
+
+    /// The end says it again, so it need not be heard again. Nobody may ask about it: who does finds it in the queue.
+    fn begins(&mut self, from: &Place, report: TaskReport, receipt: Receipt, now: Time) -> Heard {
+        let acknowledge = self.beginnings.keep(receipt, now).into_iter().collect();
+        let wake = self.heard_of(from, true, now).and_then(|entry| {
+            entry.take(report, now);
+            entry.key.clone()
+        });
+        self.serves(from, wake.is_some(), now);
+        Heard {
+            wake,
+            ended: false,
+            settled: Settled {
+                acknowledge,
+                ..Settled::default()
+            },
+        }
+    }
+
+    /// A worker of this pool reports, about what is `known` or not.
+    fn serves(&mut self, from: &Place, known: bool, now: Time) {
+        if known {
+            self.heard.insert(from.pool_key(), now);
+        }
+    }
+
+    /// When the next word of a beginning may go.
+    pub fn beginning_due(&self) -> Option<Time> {
+        self.beginnings.due()
+    }
+
+    /// The words of beginnings that may go by now.
+    pub fn beginnings_due(&mut self, now: Time) -> Settled {
+        Settled {
+            acknowledge: self.beginnings.take_due(now),
+            ..Settled::default()
         }
     }
 

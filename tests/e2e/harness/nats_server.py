@@ -16,7 +16,7 @@ from .operator import free_port
 class HostNats:
     """Starts at once, with room for the events and for pools; the operator reaches it at `url`, without credentials unless `demands` says otherwise."""
 
-    def __init__(self, directory, store="2GB", address="127.0.0.1", demands=""):
+    def __init__(self, directory, store="4GB", address="127.0.0.1", demands=""):
         self.directory = directory
         self.address, self.port = address, free_port()
         self.url = f"nats://{self.address}:{self.port}"

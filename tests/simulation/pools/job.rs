@@ -130,15 +130,12 @@ impl World {
         self.say_until_stored(
             id,
             report,
-            false,
             PAUSE_FIRST,
-            move |world, known_before| {
-                match known_before {
-                    // Nothing comes of what had begun before.
-                    true if !world.pools.jobs[&id].closes => world.acknowledge_command(id),
-                    true => {}
-                    false => world.begin_work(id, now),
-                }
+            move |world, told_before| match told_before {
+                // Nothing comes of what may have begun before.
+                true if !world.pools.jobs[&id].closes => world.drop_job(id),
+                true => {}
+                false => world.begin_work(id, now),
             },
         );
     }
@@ -183,7 +180,7 @@ impl World {
         job.closes = true;
         job.since = now;
         let report = self.report_of(id, self.pools.jobs[&id].began, news);
-        self.say_until_stored(id, report, false, PAUSE_FIRST, move |world, _| {
+        self.say_until_stored(id, report, PAUSE_FIRST, move |world, _| {
             if world.faults.strikes(Class::WorkerKilled, 0.03) {
                 return world.kill_worker(world.pools.jobs[&id].worker);
             }
@@ -210,7 +207,6 @@ impl World {
         &mut self,
         id: u64,
         report: TaskReport,
-        tried: bool,
         pause: u64,
         then: impl FnOnce(&mut World, bool) + Send + 'static,
     ) {
@@ -221,8 +217,8 @@ impl World {
             let unheard = stored.is_some() && world.faults.strikes(Class::ReportAckLost, 0.05);
             match stored.filter(|_| !unheard) {
                 Some(ack) => {
-                    let known_before = ack.duplicate && !tried;
-                    world.work_later(id, 1, move |world| then(world, known_before));
+                    let told_before = ack.duplicate;
+                    world.work_later(id, 1, move |world| then(world, told_before));
                 }
                 None => {
                     let wait = pause + if unheard { UNHEARD } else { 0 };
@@ -236,7 +232,7 @@ impl World {
                             (_, _, true) => world.drop_job(id),
                             _ => {
                                 let pause = (pause * 2).min(PAUSE_LONGEST);
-                                world.say_until_stored(id, report, true, pause, then);
+                                world.say_until_stored(id, report, pause, then);
                             }
                         }
                     });

@@ -6,14 +6,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use compozy::{
     ports::{BusError, Delivered, Message, Place, PoolNews, PublishAck, PublishError, Receipt},
-    protocol::pool::{PoolSubjects, TaskExecute, TaskReport},
+    protocol::pool::{LEASE, PoolSubjects, TaskExecute, TaskReport},
 };
 use jiff::Timestamp;
 
+use super::worker::millis;
 use crate::bus::{JetStream, Kept};
 
 /// The subjects' prefix.
 const PREFIX: &str = "compozy";
+
+/// The server writes down what it delivered within so many milliseconds.
+const WRITTEN_WITHIN: u64 = 100;
 
 /// The streams, and the consumers of pools' workers.
 pub struct Server {
@@ -26,6 +30,8 @@ pub struct Server {
     consumers: BTreeMap<String, Delivered>,
     /// Until when whoever has a command has it, in milliseconds, by its place in the queue.
     leases: BTreeMap<u64, u64>,
+    /// What was delivered and is not written down yet: when and what, and how far the pool's workers were before.
+    unwritten: Vec<(u64, u64, String, Delivered)>,
     /// Which store it is: it came back empty so often.
     pub store: u64,
 }
@@ -40,6 +46,7 @@ impl Server {
             last_advisory: 0,
             consumers: BTreeMap::new(),
             leases: BTreeMap::new(),
+            unwritten: Vec::new(),
             store: 0,
         }
     }
@@ -77,15 +84,32 @@ impl Server {
         self.consumers.entry(pool.to_owned()).or_default();
     }
 
+    /// It is killed, and starts again on what its disk has: what it delivered last it delivers once more.
+    pub fn restart(&mut self, now: u64) {
+        while let Some((at, sequence, pool, before)) = self.unwritten.pop() {
+            if at + WRITTEN_WITHIN > now {
+                self.leases.remove(&sequence);
+                self.consumers.insert(pool, before);
+            }
+        }
+        self.queue.restart();
+        self.reports.restart();
+    }
+
     /// The next command for a pool's workers, with its place. It is delivered by that.
-    pub fn deliver(&mut self, pool: &str, until: u64) -> Option<(u64, Bytes)> {
+    pub fn deliver(&mut self, pool: &str, now: u64) -> Option<(u64, Bytes)> {
         let delivered = self.consumers.get_mut(pool)?;
+        let before = *delivered;
         let passed = delivered.stream_seq;
         let mut waiting = self.queue.messages.iter();
         let next = waiting.find(|kept| kept.sequence > passed && pool_of(kept) == pool)?;
         delivered.stream_seq = next.sequence;
         delivered.consumer_seq += 1;
-        self.leases.insert(next.sequence, until);
+        self.leases.insert(next.sequence, now + millis(LEASE));
+        let written = |(at, ..): &mut (u64, u64, String, Delivered)| *at + WRITTEN_WITHIN <= now;
+        drop(self.unwritten.extract_if(.., written));
+        self.unwritten
+            .push((now, next.sequence, pool.to_owned(), before));
         Some((next.sequence, next.message.payload.clone()))
     }
 

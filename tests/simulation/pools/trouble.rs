@@ -10,6 +10,10 @@ const FAREWELL: u64 = 8000;
 impl World {
     /// A worker has got a command: something may happen to it soon, or while it works.
     pub fn befalls(&mut self, number: usize) {
+        if self.faults.strikes(Class::DeliveryForgotten, 0.03) {
+            let wait = self.faults.dice.u64(0..200);
+            self.later(wait, World::nats_is_killed);
+        }
         let worker = &self.pools.workers[number];
         let (pool, life) = (worker.pool, worker.life);
         let trouble = [
@@ -37,6 +41,20 @@ impl World {
                 _ => world.roll_worker(number, None),
             }
         });
+    }
+
+    /// NATS is killed with `kill -9`, and is back in a moment.
+    fn nats_is_killed(&mut self) {
+        if self.bus.away {
+            return;
+        }
+        self.say("fault", "DeliveryForgotten");
+        self.set_away(true);
+        let now = self.now();
+        self.pools.server.restart(now);
+        self.bus.restart();
+        let wait = self.faults.dice.u64(50..3000);
+        self.later(wait, |world| world.set_away(false));
     }
 
     /// With `kill -9`: nothing is said, and nothing acknowledged.

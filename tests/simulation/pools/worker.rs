@@ -109,8 +109,7 @@ impl World {
             let Some(number) = self.faults.dice.choice(asking) else {
                 return;
             };
-            let until = now + millis(LEASE);
-            if let Some((sequence, payload)) = self.pools.server.deliver(pool, until) {
+            if let Some((sequence, payload)) = self.pools.server.deliver(pool, now) {
                 self.watch_lease(sequence);
                 self.delivered(number, sequence, &payload);
             }
