@@ -33,6 +33,8 @@ TAKE_OVERS = 5
 POOL_TASKS, ITEMS = int(os.environ.get("TASKS", 20_000)), 10_000
 WORKERS, SLOTS = 4, 8
 PAUSE = (2, 8)
+# So long the items of a run may take: what is not over by then is stuck.
+PATIENCE = 1800
 # A worker is frozen for so many seconds: its lease is 15 s.
 FROZEN = (5, 25)
 LIKELY = {"worker killed": 6, "worker frozen": 2, "operator killed": 2, "NATS killed": 1}
@@ -184,7 +186,8 @@ def pools(bench):
         each = {"items": list(range(min(ITEMS, POOL_TASKS - number))), "maxParallel": 200}
         work = manifests.pooled("each", "work", forEach=each, **{"with": {"sleep": 0.05}})
         load.create(space, [manifests.workflow(f"run-{number}", work, parallelism=200)])
-        while load.is_under_way(space):
+        until = time.monotonic() + PATIENCE
+        while load.is_under_way(space) and time.monotonic() < until:
             time.sleep(chance.uniform(*PAUSE))
             havoc.thaw(time.monotonic())
             havoc.strike()
@@ -194,7 +197,10 @@ def pools(bench):
 
 
 def count_pool_tasks(runs, executions, notes, nats):
-    reasons = {one["metadata"]["uid"]: [end["reason"] for end in one["status"]["attempts"]] for one in executions}
+    reasons = {
+        one["metadata"]["uid"]: [end["reason"] for end in one.get("status", {}).get("attempts", [])]
+        for one in executions
+    }
     noted = Counter((what, uid, attempt) for what, _, uid, attempt, _ in map(str.split, notes.open()))
     began = Counter({(uid, attempt): count for (what, uid, attempt), count in noted.items() if what == "began"})
     ended = Counter(uid for what, uid, _ in noted if what == "ended")
@@ -202,13 +208,16 @@ def count_pool_tasks(runs, executions, notes, nats):
     twice = sum(count > 1 for count in ended.values())
     print(f"    tasks whose handler came to its end in two attempts, as nobody heard of the first: {twice}")
     good = sum(
-        one["status"]["phase"] == "Succeeded" and reasons[one["metadata"]["uid"]].count("Completed") == 1
+        one.get("status", {}).get("phase") == "Succeeded" and reasons[one["metadata"]["uid"]].count("Completed") == 1
         for one in executions
     )
     others = sum(reason not in ("Completed", "WORKER_LOST") for all_of in reasons.values() for reason in all_of)
     for what, count in (
         ("tasks without exactly one result", POOL_TASKS - good),
-        ("tasks that succeeded though no handler came to its end", sum(uid not in ended for uid in reasons)),
+        (
+            "tasks that succeeded though no handler came to its end",
+            sum("Completed" in of_one and uid not in ended for uid, of_one in reasons.items()),
+        ),
         ("attempts that were begun twice", sum(count > 1 for count in began.values())),
         ("attempts that ended otherwise than well or with a lost worker", others),
         ("runs stuck", sum(run["status"]["phase"] != "Succeeded" for run in runs)),

@@ -1,7 +1,7 @@
 //! The commands for pools that this process sent or found, and what their workers reported.
 //!
 //! Nothing here is needed to go on: who begins anew finds the commands in the queues, and hears again what was reported
-//! and not acknowledged. A report is acknowledged when what it says is recorded.
+//! and not acknowledged. A report is acknowledged when what it says is recorded, that of a beginning after a moment.
 
 mod beginnings;
 mod known;

@@ -200,6 +200,14 @@ impl Pool {
         }
     }
 
+    async fn until_delivered(&self) {
+        let end = Instant::now() + PATIENCE;
+        while self.delivered().await == 0 {
+            assert!(Instant::now() < end, "no worker has a command");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// How many commands workers have.
     async fn delivered(&self) -> usize {
         let name = PoolSubjects::consumer("shop", "text");
@@ -293,9 +301,7 @@ async fn no_handler_runs_before_the_start_is_stored() {
     let (began, go, script) = pool.waiting();
     let _worker = pool.worker(&[], &script);
     pool.order("te", json!({})).await;
-    while pool.delivered().await == 0 {
-        a_moment().await;
-    }
+    pool.until_delivered().await;
     a_moment().await;
     assert!(!began.exists());
     pool.create_stream("COMPOZY_REPORTS", pool.subjects.reports())
@@ -320,9 +326,7 @@ async fn an_attempt_whose_start_is_known_already_is_not_run_again() {
     stream.purge().await.unwrap();
     let _second = pool.worker(&[], &script);
     pool.order("te", json!({})).await;
-    while pool.delivered().await == 0 {
-        a_moment().await;
-    }
+    pool.until_delivered().await;
     a_moment().await;
     assert_eq!(std::fs::read_to_string(&began).unwrap().lines().count(), 1);
     assert_eq!(pool.reports().await, 1);
