@@ -198,10 +198,8 @@ impl Known {
         }
     }
 
-    /// All that was sent may be gone from the queue. Returns whom it concerns. Of beginnings is heard again, and only from
-    /// then on they stay for a moment: a server that was away for longer reads its ids when the next report comes.
+    /// All that was sent may be gone from the queue. Returns whom it concerns.
     pub fn doubt_what_was_sent(&mut self) -> Vec<Key> {
-        self.beginnings = Beginnings::default();
         let entries = self.entries.values_mut();
         let sent = entries.filter(|entry| matches!(entry.state, State::Sent { .. }));
         let mut keys: Vec<_> = sent

@@ -76,17 +76,6 @@ fn an_end_is_acknowledged_when_it_is_recorded_and_not_before() {
 }
 
 #[test]
-fn a_beginning_that_will_be_heard_again_stays_until_then() {
-    let mut known = sent();
-    known.report(&at(1), report(1, TaskNews::Started), receipt("a"), now());
-    known.doubt_what_was_sent();
-    assert_eq!(known.beginning_due(), None);
-    known.report(&at(1), report(1, TaskNews::Started), receipt("b"), now());
-    let later = known.beginning_due().unwrap();
-    assert_eq!(known.beginnings_due(later).acknowledge, [receipt("b")]);
-}
-
-#[test]
 fn the_first_end_of_an_attempt_counts() {
     let mut known = sent();
     known.report(&at(1), report(1, TaskNews::Stopped), receipt("a"), now());
